@@ -1,0 +1,346 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/retry"
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+// run is one attempt at a delivery: its span, and what its handler needs.
+type run struct {
+	ctx     context.Context
+	span    trace.Span
+	kind    *kind // nil when there is no handler for it
+	started time.Time
+	ran     time.Duration // in the handler; 0 when it did not come to that
+}
+
+// verdict says how a delivery is settled, and why.
+type verdict struct {
+	outcome outcome
+	reason  task.Reason   // of a move
+	delay   time.Duration // of a move to RETRY's timers; 0 makes it due at once
+	err     error         // nil when it is done
+}
+
+type outcome int
+
+const (
+	done       outcome = iota // acknowledge: the handler returned nil
+	superseded                // acknowledge: an earlier delivery of this message was moved already
+	again                     // move to RETRY
+	dead                      // move to DEAD
+)
+
+const (
+	suspectFrom   = 2  // deaths after which a task runs in a child
+	hopelessAfter = 10 // deliveries of one message after which even a child is not tried
+)
+
+// work takes one delivery from the queue to its end.
+func (l *lane) work(s *slot, d *delivery) {
+	var badState error
+	d.state, badState = task.ReadState(d.msg.Subject, d.msg.Header, d.stored)
+	l.mu.Lock()
+	d.phase, d.slot = phaseSettling, s
+	draining := l.draining
+	l.mu.Unlock()
+
+	d.run = l.begin(d)
+	if draining {
+		l.settle(d, verdict{outcome: again, reason: task.GaveBack})
+		return
+	}
+	handler, t, v := l.prepare(d, badState)
+	if handler == nil {
+		l.settle(d, v)
+		return
+	}
+	err, ours := l.handle(s, d, handler, t)
+	if !ours { // it was settled without us
+		l.returned(s)
+		return
+	}
+	l.settle(d, d.run.verdict(l, d, err))
+}
+
+// begin starts the span of an attempt: a child of the publish span, or the root
+// of the trace of a task that came without one, linked to the attempt before.
+func (l *lane) begin(d *delivery) *run {
+	r := &run{started: time.Now()}
+	st := &d.state
+	r.kind = l.w.kinds[st.Subject.Kind()]
+	ctx := telemetry.Extract(l.w.base, d.msg.Header)
+	name := "process " + st.Subject.Service
+	if r.kind != nil {
+		name = r.kind.spanName
+	}
+	opts := l.spanOptions
+	if st.Prev != "" {
+		prev := telemetry.ParseTraceparent(st.Prev)
+		if prev.IsValid() && !prev.Equal(trace.SpanContextFromContext(ctx)) { // Jaeger shows a parent that is also a link as a link
+			opts = append(opts[:len(opts):len(opts)], trace.WithLinks(trace.Link{SpanContext: prev}))
+		}
+	}
+	r.ctx, r.span = l.w.tracer.Start(ctx, name, opts...)
+	if r.span.IsRecording() {
+		r.span.SetAttributes(
+			attribute.String(telemetry.TaskID, st.ID),
+			attribute.String(telemetry.TaskKind, st.Subject.Kind()),
+			attribute.Int(telemetry.TaskAttempt, st.Attempt+1),
+			attribute.Int(telemetry.TaskGeneration, st.Generation),
+			attribute.Int(telemetry.TaskDeaths, d.deaths()),
+			attribute.String(telemetry.MessagingMessageID, st.ID),
+			attribute.Int64(telemetry.MessagingSequence, int64(d.stored.Sequence)), //nolint:gosec // a stream does not reach 2^63
+		)
+		if st.Subject.Tenant != "" {
+			r.span.SetAttributes(attribute.String(telemetry.TaskTenant, st.Subject.Tenant))
+		}
+	}
+	return r
+}
+
+// end closes the span with what became of the delivery.
+func (r *run) end(v verdict, outcome string) {
+	if r.span.IsRecording() {
+		r.span.SetAttributes(attribute.String(telemetry.TaskVerdict, outcome))
+		if v.reason != "" {
+			r.span.SetAttributes(attribute.String(telemetry.TaskReason, string(v.reason)))
+		}
+		if v.err != nil {
+			r.span.SetAttributes(attribute.String(telemetry.ErrorType, errorType(v)))
+			r.span.SetStatus(codes.Error, v.err.Error())
+		}
+	}
+	r.span.End()
+}
+
+// deaths counts the deliveries of this task that ended in no verdict.
+func (d *delivery) deaths() int { return d.state.Deaths + d.delivered - 1 }
+
+// prepare decides what can be decided without running the handler. It returns
+// the handler and the task, or a nil handler and the verdict.
+func (l *lane) prepare(d *delivery, badState error) (Handler, *Task, verdict) {
+	st := &d.state
+	bury := func(reason task.Reason, err error) (Handler, *Task, verdict) {
+		return nil, nil, verdict{outcome: dead, reason: reason, err: err}
+	}
+	if badState != nil {
+		return bury(task.Undecodable, badState)
+	}
+	k := d.run.kind
+	if k == nil {
+		return bury(task.UnknownKind, fmt.Errorf("service %s has no handler for %s: deploy one that does, then redrive", l.w.service, st.Subject.Kind()))
+	}
+	handler := k.handler
+	if d.delivered > 1 {
+		l.w.metrics.death(l, d.run)
+		moved, ok := l.movedBefore(d)
+		if !ok || moved {
+			return nil, nil, verdict{outcome: superseded} // when not ok, the lease is lost and settle does nothing
+		}
+		switch deaths := d.deaths(); {
+		case d.delivered > hopelessAfter:
+			return bury(task.CrashLoop, fmt.Errorf("%d deliveries of one message ended in no verdict", d.delivered-1))
+		case deaths >= suspectFrom && l.kind == liveLane:
+			return nil, nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
+		}
+	}
+	if l.kind == retryLane && d.deaths() >= suspectFrom {
+		handler = l.inChild(d)
+	}
+	if !st.Deadline.IsZero() && !d.run.started.Before(st.Deadline) {
+		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
+	}
+	body, err := l.body(d)
+	switch {
+	case errors.Is(err, task.ErrBadBody):
+		return bury(task.Undecodable, err)
+	case err != nil:
+		return nil, nil, d.run.verdict(l, d, err)
+	}
+	return handler, &Task{Info: *st.Info(), Body: body}, verdict{}
+}
+
+// body returns the arguments in msgpack: fetched, decompressed and checked, so
+// that decoding them cannot exhaust the process.
+func (l *lane) body(d *delivery) ([]byte, error) {
+	body := d.msg.Data
+	if ref := d.state.Ref; ref != "" {
+		ctx, cancel := context.WithTimeout(d.run.ctx, tryLimit)
+		defer cancel()
+		store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
+		if err == nil {
+			body, err = store.GetBytes(ctx, ref)
+		}
+		if errors.Is(err, jetstream.ErrObjectNotFound) {
+			return nil, fmt.Errorf("%w: %s %q is not in %s", task.ErrBadBody, task.HeaderRef, ref, task.BodiesBucket)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+		}
+	}
+	if d.state.Encoding == task.EncodingZstd {
+		var err error
+		if body, err = task.Decompress(body, 0); err != nil {
+			return nil, err
+		}
+	}
+	return body, task.Check(body, task.Limits{})
+}
+
+// handle runs the handler under the task's time limit. ours is false when the
+// handler ignored its cancelled context for so long that it was abandoned.
+func (l *lane) handle(s *slot, d *delivery, h Handler, t *Task) (err error, ours bool) { //nolint:revive // the error is the handler's, not handle's
+	r := d.run
+	limit := r.kind.limit(l.class)
+	ctx, cancel := context.WithCancelCause(task.NewContext(r.ctx, &t.Info))
+	defer cancel(nil)
+	start := time.Now()
+	r.ctx = &deadlineContext{ctx, start.Add(limit)}
+
+	l.mu.Lock()
+	if d.lost { // while it was prepared
+		l.mu.Unlock()
+		return ErrLeaseLost, true
+	}
+	d.phase, d.cancel, d.limit = phaseRunning, cancel, start.Add(limit)
+	l.running++
+	l.mu.Unlock()
+	l.w.metrics.started(l, r, start, d)
+	s.arm(d, limit)
+
+	err = invoke(r.ctx, h, t)
+
+	ran := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d.phase == phaseAbandoned {
+		return nil, false
+	}
+	r.ran, d.phase = ran, phaseSettling
+	l.running--
+	return err, true
+}
+
+// deadlineContext tells a handler when its time limit ends. The slot's timer
+// cancels it then.
+type deadlineContext struct {
+	context.Context //nolint:containedctx // it is one
+	deadline        time.Time
+}
+
+func (c *deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// arm sets the slot's one timer to the time limit of d: cheaper than a timer for
+// each task (BenchmarkDrain).
+func (s *slot) arm(d *delivery, limit time.Duration) {
+	s.current.Store(d)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(limit, s.timeUp)
+		return
+	}
+	s.timer.Reset(limit)
+}
+
+func (s *slot) timeUp() {
+	d := s.current.Load()
+	now := time.Now()
+	s.lane.mu.Lock()
+	defer s.lane.mu.Unlock()
+	if d.phase == phaseRunning && !now.Before(d.limit) { // not of the run before
+		d.endRun(now, ErrTimeLimit)
+	}
+}
+
+// PanicError is the failure of a handler that panicked.
+type PanicError struct {
+	Value any    // what it panicked with
+	Stack []byte // of the goroutine that panicked
+}
+
+// Error returns the value and the stack: it is what a dead letter keeps.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.Value, e.Stack) }
+
+func invoke(ctx context.Context, h Handler, t *Task) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return h(ctx, t)
+}
+
+// verdict turns what the handler returned into how its delivery is settled.
+func (r *run) verdict(l *lane, d *delivery, err error) verdict {
+	if err == nil {
+		return verdict{outcome: done}
+	}
+	cause := context.Cause(r.ctx)
+	if errors.Is(cause, ErrTimeLimit) && !errors.Is(err, ErrTimeLimit) {
+		err = fmt.Errorf("%w (%v): %w", ErrTimeLimit, r.kind.limit(l.class), err)
+	}
+	if errors.Is(cause, ErrDraining) {
+		return verdict{outcome: again, reason: task.GaveBack, err: err}
+	}
+	if death, ok := errors.AsType[*deathError](err); ok {
+		l.w.metrics.death(l, r)
+		if death.deaths >= l.class.MaxDeliver {
+			return verdict{outcome: dead, reason: task.CrashLoop, err: err}
+		}
+		return verdict{outcome: again, reason: task.Suspect, err: err}
+	}
+	if _, ok := errors.AsType[*undecodableError](err); ok {
+		return verdict{outcome: dead, reason: task.Undecodable, err: err}
+	}
+	if retry.IsPermanent(err) {
+		return verdict{outcome: dead, reason: task.Permanent, err: err}
+	}
+	if delay, ok := retry.AsAfter(err); ok {
+		return verdict{outcome: again, reason: task.PutOff, delay: delay, err: err}
+	}
+	policy, failed := r.kind.policy(l.class), d.state.Attempt+1
+	if policy.Spent(failed) {
+		return verdict{outcome: dead, reason: task.Failed, err: err}
+	}
+	return verdict{outcome: again, reason: task.Retried, delay: policy.Delay(failed), err: err}
+}
+
+// deathError is the failure of a task whose process died under it.
+type deathError struct {
+	deaths int // this one included
+	how    string
+}
+
+func (e *deathError) Error() string {
+	return fmt.Sprintf("no verdict, for the %d. time: %s", e.deaths, e.how)
+}
+
+// errorType is the closed set of values of error.type.
+func errorType(v verdict) string {
+	switch {
+	case errors.Is(v.err, ErrAbandoned):
+		return "abandoned"
+	case errors.Is(v.err, ErrTimeLimit):
+		return "time_limit"
+	case errors.Is(v.err, ErrLeaseLost):
+		return "lease_lost"
+	case v.outcome == dead && v.reason != task.Failed:
+		return string(v.reason)
+	}
+	if _, ok := errors.AsType[*PanicError](v.err); ok {
+		return "panic"
+	}
+	return "_OTHER" // as semconv has it
+}

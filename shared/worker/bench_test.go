@@ -1,0 +1,105 @@
+package worker_test
+
+import (
+	"context"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/worker"
+)
+
+// preload publishes n tasks, each with an id, as fast as the server takes them.
+func preload(b *testing.B, js jetstream.JetStream, n int) {
+	b.Helper()
+	body, err := task.Marshal(note{Text: "a message of about this length, as tasks often have", N: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range n {
+		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: "tasks.default.test.note", Data: body, Header: nats.Header{"Nats-Msg-Id": {strconv.Itoa(i)}}}); err != nil {
+			b.Fatal(err)
+		}
+		if i%2000 == 1999 {
+			<-js.PublishAsyncComplete()
+		}
+	}
+	<-js.PublishAsyncComplete()
+}
+
+const drainTasks = 50_000
+
+func BenchmarkDrainBare(b *testing.B) {
+	b.ReportAllocs()
+	var total time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		js := natstest.JetStream(b)
+		topology(b, js, ackWait)
+		preload(b, js, drainTasks)
+		c, err := js.Consumer(b.Context(), "TASKS_DEFAULT", "test")
+		if err != nil {
+			b.Fatal(err)
+		}
+		var n atomic.Int64
+		all := make(chan struct{})
+		b.StartTimer()
+		begin := time.Now()
+		cc, err := c.Consume(func(m jetstream.Msg) {
+			_ = m.Ack()
+			if n.Add(1) == drainTasks {
+				close(all)
+			}
+		}, jetstream.PullMaxMessages(1000))
+		if err != nil {
+			b.Fatal(err)
+		}
+		<-all
+		total += time.Since(begin)
+		b.StopTimer()
+		cc.Stop()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(drainTasks)*float64(b.N)/total.Seconds(), "tasks/s")
+}
+
+func BenchmarkDrain(b *testing.B) {
+	b.ReportAllocs()
+	var total time.Duration
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(0.01))))
+	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
+	for b.Loop() {
+		b.StopTimer()
+		js := natstest.JetStream(b)
+		topology(b, js, ackWait)
+		preload(b, js, drainTasks)
+		var n atomic.Int64
+		all := make(chan struct{})
+		b.StartTimer()
+		begin := time.Now()
+		_, stop := start(b, js, func(w *worker.Worker) {
+			worker.Handle(w, func(context.Context, note) error {
+				if n.Add(1) == drainTasks {
+					close(all)
+				}
+				return nil
+			})
+		}, worker.TracerProvider(traces), worker.MeterProvider(meter))
+		<-all
+		total += time.Since(begin)
+		b.StopTimer()
+		if err := stop(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(drainTasks)*float64(b.N)/total.Seconds(), "tasks/s")
+}

@@ -1,0 +1,216 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/droverhq/drover/shared/task"
+)
+
+const (
+	pullExpiry    = 2 * time.Second // so a drain waits for at most that, and a lost pull heals
+	pullHeartbeat = time.Second     // the broker allows at most half the expiry
+	pullLost      = pullExpiry + pullHeartbeat/2
+	pullPause     = 250 * time.Millisecond // after a refusal
+	maxAhead      = 256
+	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
+)
+
+// pull is one request for deliveries. A lane has two, so that one can be filled
+// while the next is under way; each has a subscription of its own, because a
+// delivery does not say which request it answers. More would not fit MaxWaiting:
+// a request beyond it is dropped by the broker without a word.
+type pull struct {
+	inbox string
+	sub   *nats.Subscription
+
+	// Guarded by lane.mu.
+	serial    uint64    // of the last request, the last token of its reply subject
+	left      int       // deliveries it may still bring; 0 when it is not outstanding
+	heard     time.Time // when it was sent, or last brought anything
+	notBefore time.Time // do not send the next one sooner
+}
+
+// pull asks for as many deliveries as can start now, and for as many more as
+// are sure to start soon.
+func (l *lane) pull(now time.Time) {
+	l.mu.Lock()
+	p, n := l.want(now)
+	l.mu.Unlock()
+	l.request(p, n, now)
+}
+
+// want picks the request to send, if one is due, and counts it as sent. l.mu is
+// held. A request for few is held back while another is outstanding, because each
+// costs the broker about as much as a delivery.
+func (l *lane) want(now time.Time) (*pull, int) {
+	if l.draining {
+		return nil, 0
+	}
+	target := l.slots - l.leaked + l.pace.ahead
+	outstanding := l.pulls[0].left + l.pulls[1].left
+	n := target - l.held.n - outstanding
+	if n <= 0 || outstanding > 0 && n < target/4 {
+		return nil, 0
+	}
+	for i := range l.pulls {
+		if p := &l.pulls[i]; p.left == 0 && !now.Before(p.notBefore) {
+			p.left, p.heard = n, now
+			p.serial++
+			return p, n
+		}
+	}
+	return nil, 0
+}
+
+func (l *lane) request(p *pull, n int, now time.Time) {
+	if p == nil {
+		return
+	}
+	req := make([]byte, 0, 96)
+	req = append(req, `{"expires":`...)
+	req = strconv.AppendInt(req, int64(pullExpiry), 10)
+	req = append(req, `,"idle_heartbeat":`...)
+	req = strconv.AppendInt(req, int64(pullHeartbeat), 10)
+	req = append(req, `,"batch":`...)
+	req = strconv.AppendInt(req, int64(n), 10)
+	req = append(req, '}')
+	reply := p.inbox + strconv.FormatUint(p.serial, 10)
+	if err := l.w.nc.PublishRequest(l.api("CONSUMER.MSG.NEXT", l.stream, l.durable), reply, req); err != nil {
+		l.mu.Lock()
+		p.left, p.notBefore = 0, now.Add(pullPause) // not connected: the keeper tries again
+		l.checkQuiet()
+		l.mu.Unlock()
+	}
+}
+
+// api is the subject of a JetStream API call under the prefix of the account.
+func (l *lane) api(call string, tokens ...string) string {
+	prefix := l.w.js.Options().APIPrefix
+	if prefix == "" {
+		prefix = "$JS.API."
+	}
+	s := prefix + call
+	for _, t := range tokens {
+		s += "." + t
+	}
+	return s
+}
+
+// arrive takes what the broker sends for a pull: a delivery, or its status.
+func (l *lane) arrive(p *pull, m *nats.Msg) {
+	now := time.Now()
+	if m.Reply == "" {
+		l.answered(p, m, now)
+		return
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		l.report("read a delivery", err) // no JetStream message: nothing to settle
+		return
+	}
+	d := &delivery{
+		msg: m, since: now, delivered: int(meta.NumDelivered), confirmed: now, extended: now,
+		stored: task.Stored{Stream: meta.Stream, Sequence: meta.Sequence.Stream, Time: meta.Timestamp},
+	}
+	l.mu.Lock()
+	p.heard = now
+	if p.left > 0 {
+		p.left--
+		l.checkQuiet()
+	}
+	l.held.add(d)
+	next, n := l.want(now)
+	l.mu.Unlock()
+	l.queue <- d
+	l.request(next, n, now)
+}
+
+// answered handles the status that ends a pull, or keeps it alive.
+func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
+	status, text := m.Header.Get("Status"), m.Header.Get("Description")
+	l.mu.Lock()
+	if m.Subject != p.inbox+strconv.FormatUint(p.serial, 10) || p.left == 0 { // of an earlier request
+		l.mu.Unlock()
+		return
+	}
+	p.heard = now
+	if status == "100" { // idle heartbeat
+		l.mu.Unlock()
+		return
+	}
+	p.left = 0
+	l.checkQuiet()
+	switch status {
+	case "404", "408": // expired with nothing more to bring
+		delete(l.trouble, pulling)
+	default:
+		p.notBefore = now.Add(pullPause)
+		if status == "503" || text == "Consumer Deleted" {
+			l.trouble[pulling] = fmt.Errorf("%w in %s, or it has no leader now", ErrNotBound, l.stream)
+		}
+	}
+	next, n := l.want(now)
+	l.mu.Unlock()
+	l.request(next, n, now)
+}
+
+const pulling = "pull tasks"
+
+// checkPulls gives up pulls that the broker has forgotten, as it does when the
+// connection or the leader changes. l.mu is held.
+func (l *lane) checkPulls(now time.Time) {
+	for i := range l.pulls {
+		if p := &l.pulls[i]; p.left > 0 && now.Sub(p.heard) > pullLost {
+			p.left = 0
+			l.trouble[pulling] = errors.New("the broker does not answer")
+			l.checkQuiet()
+		}
+	}
+}
+
+// checkQuiet tells drain when no pull is outstanding. l.mu is held.
+func (l *lane) checkQuiet() {
+	if l.draining && l.pulls[0].left == 0 && l.pulls[1].left == 0 {
+		select {
+		case <-l.quiet:
+		default:
+			close(l.quiet)
+		}
+	}
+}
+
+// pace decides how many deliveries to hold beyond those that can start now: as
+// many as a slot gets through in 50 ms, by the 99th percentile of its last runs.
+// So tiny tasks do not wait for the network, and tasks that take time are left to
+// whoever is free. lane.mu guards it.
+type pace struct {
+	ahead int
+	runs  [256]time.Duration
+	n     int // runs seen since the last slow one
+}
+
+const paceEvery = 64 // runs between two looks at the percentile: sorting costs 5 µs
+
+// add records how long a run took.
+func (p *pace) add(d time.Duration) {
+	if d > aheadWithin {
+		p.ahead, p.n = 0, 0
+		return
+	}
+	p.runs[p.n%len(p.runs)] = d
+	p.n++
+	if p.n%paceEvery != 0 {
+		return
+	}
+	have := min(p.n, len(p.runs))
+	sorted := slices.Clone(p.runs[:have])
+	slices.Sort(sorted)
+	p99 := max(sorted[have*99/100], time.Microsecond)
+	p.ahead = min(maxAhead, int(aheadWithin/p99))
+}

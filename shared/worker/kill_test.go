@@ -1,0 +1,383 @@
+package worker_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/retry"
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/worker"
+)
+
+func TestMain(m *testing.M) {
+	natstest.Main(m, map[string]func() int{"worker": workerMain})
+}
+
+// Environment of the worker process.
+const (
+	envURL    = "TEST_URL"
+	envLedger = "TEST_LEDGER" // file that every run is written to
+	envSlots  = "TEST_SLOTS"
+)
+
+// workerMain is a worker process: what a task does is in its text.
+func workerMain() int {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	ledger, err := os.OpenFile(os.Getenv(envLedger), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	slots, _ := strconv.Atoi(os.Getenv(envSlots)) // 0 without: the default
+	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots, TimeLimit: time.Minute}), worker.DrainLimit(10*time.Second))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	write := func(event string, info task.Info) {
+		// One write of one short line: atomic with O_APPEND, and it outlives SIGKILL.
+		fmt.Fprintf(ledger, "%s %s %d %d %d\n", event, info.ID, os.Getpid(), info.Attempt, time.Now().UnixMicro())
+	}
+	worker.Handle(w, func(ctx context.Context, n note) error {
+		info, _ := task.FromContext(ctx)
+		write("start", info)
+		verb, arg, _ := strings.Cut(n.Text, " ")
+		d, _ := time.ParseDuration(arg) // 0 without
+		switch verb {
+		case "sleep":
+			select {
+			case <-time.After(d):
+			case <-ctx.Done():
+				write("cancelled", info)
+				return context.Cause(ctx)
+			}
+		case "kill":
+			if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+				return err
+			}
+			select {}
+		case "exit":
+			os.Exit(3)
+		case "fail-once":
+			if info.Attempt == 0 {
+				return errors.New("the first attempt fails")
+			}
+		}
+		write("end", info)
+		return nil
+	}, worker.Retry(retry.Policy{Base: time.Second, Cap: time.Second}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if !worker.IsChild() {
+		fmt.Println("ready")
+	}
+	if err := w.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// event is one line of the ledger.
+type event struct {
+	what, id string
+	pid      int
+	attempt  int
+	at       time.Time
+}
+
+// ledger is where the worker processes of one test write what they ran.
+type ledger string
+
+func newLedger(t testing.TB) ledger { return ledger(filepath.Join(t.TempDir(), "ledger")) }
+
+func (l ledger) read(t testing.TB) []event {
+	t.Helper()
+	f, err := os.Open(string(l))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var events []event
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var e event
+		var us int64
+		if _, err := fmt.Sscanf(lines.Text(), "%s %s %d %d %d", &e.what, &e.id, &e.pid, &e.attempt, &us); err != nil {
+			t.Fatalf("ledger line %q: %v", lines.Text(), err)
+		}
+		e.at = time.UnixMicro(us)
+		events = append(events, e)
+	}
+	return events
+}
+
+// count returns how often each task has had an event.
+func (l ledger) count(t testing.TB, what string) map[string]int {
+	t.Helper()
+	n := map[string]int{}
+	for _, e := range l.read(t) {
+		if e.what == what {
+			n[e.id]++
+		}
+	}
+	return n
+}
+
+// wait returns once ok is true of the ledger, and fails the test after the limit.
+func (l ledger) wait(t testing.TB, limit time.Duration, what string, ok func([]event) bool) []event {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; {
+		events := l.read(t)
+		if ok(events) {
+			return events
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s; the ledger has %d events", limit, what, len(events))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func ended(id string) func([]event) bool { return happened("end", id) }
+
+func happened(what, id string) func([]event) bool {
+	return func(events []event) bool {
+		for _, e := range events {
+			if e.what == what && e.id == id {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func spawnWorker(t testing.TB, url string, l ledger, env ...string) *natstest.Process {
+	t.Helper()
+	return natstest.Spawn(t, "worker", append([]string{envURL + "=" + url, envLedger + "=" + string(l)}, env...)...)
+}
+
+const shortAckWait = 2 * time.Second // not for production: see architecture
+
+// A worker is killed in the middle of a task: another one has it within ack-wait
+// and two seconds.
+func TestKilledWorker(t *testing.T) {
+	t.Parallel()
+	url, js := natstest.Listen(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	first := spawnWorker(t, url, l)
+	publish(t, js, "a", note{Text: "sleep 3s"})
+	l.wait(t, 10*time.Second, "a starts", happened("start", "a"))
+	second := spawnWorker(t, url, l)
+	killed := time.Now()
+	first.Kill()
+	l.wait(t, 20*time.Second, "a ends", ended("a"))
+	var again time.Time
+	for _, e := range l.read(t) {
+		if e.what == "start" && e.pid == second.PID() {
+			again = e.at
+		}
+	}
+	if took := again.Sub(killed); took > shortAckWait+2*time.Second {
+		t.Errorf("the task was back after %v, want at most ack-wait + 2s", took)
+	}
+	second.Stop()
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
+// A worker is stopped (SIGSTOP) for longer than its lease and then goes on: its
+// handler is cancelled and its acknowledgement never sent, so the second run is
+// the one that counts.
+func TestStoppedWorkerIsFenced(t *testing.T) {
+	t.Parallel()
+	url, js := natstest.Listen(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	zombie := spawnWorker(t, url, l)
+	publish(t, js, "a", note{Text: "sleep 6s"})
+	l.wait(t, 10*time.Second, "a starts", happened("start", "a"))
+	zombie.Signal(syscall.SIGSTOP)
+	second := spawnWorker(t, url, l)
+	l.wait(t, 20*time.Second, "a starts again", func(events []event) bool { return len(events) == 2 })
+	zombie.Signal(syscall.SIGCONT)
+	l.wait(t, 10*time.Second, "the zombie is cancelled", happened("cancelled", "a"))
+	l.wait(t, 20*time.Second, "a ends", ended("a"))
+	zombie.Stop()
+	second.Stop()
+	for _, e := range l.read(t) {
+		if e.what == "end" && e.pid != second.PID() {
+			t.Errorf("the zombie finished its run")
+		}
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
+// Five rolling restarts under load: nothing is lost, nothing runs twice, and
+// nothing costs an attempt or counts as a death, started or not.
+func TestRollingRestarts(t *testing.T) {
+	t.Parallel()
+	url, js := natstest.Listen(t)
+	topology(t, js, 20*time.Second)
+	l := newLedger(t)
+	workers := []*natstest.Process{spawnWorker(t, url, l, envSlots+"=8"), spawnWorker(t, url, l, envSlots+"=8")}
+	n := 0
+	load := func(d time.Duration) {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for end := time.Now().Add(d); time.Now().Before(end); n++ {
+			publish(t, js, strconv.Itoa(n), note{Text: "sleep 100ms"}) // 200/s, and room for 160/s: there is always a backlog
+			<-tick.C
+		}
+	}
+	load(time.Second)
+	for i := range 5 {
+		old := workers[i%2]
+		old.Signal(syscall.SIGTERM)
+		workers[i%2] = spawnWorker(t, url, l, envSlots+"=8")
+		load(500 * time.Millisecond)
+		old.Wait()
+	}
+	l.wait(t, 60*time.Second, "all tasks end", func([]event) bool { return len(l.count(t, "end")) == n })
+	for _, w := range workers {
+		w.Stop()
+	}
+	for _, e := range l.read(t) {
+		if e.attempt != 0 || e.what == "cancelled" {
+			t.Errorf("task %s: %s with attempt %d", e.id, e.what, e.attempt)
+		}
+	}
+	for id, runs := range l.count(t, "start") {
+		if runs != 1 {
+			t.Errorf("task %s ran %d times", id, runs)
+		}
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
+// A task that kills its process ends in DEAD after at most max-deliver + 1
+// deaths; of the tasks that ran beside it none is lost, none is dead-lettered,
+// and each is doubled at most once by each death.
+func TestCrashLoop(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"kill", "exit"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			url, js := natstest.Listen(t)
+			topology(t, js, shortAckWait)
+			l := newLedger(t)
+			const innocents = 60
+			for i := range innocents {
+				publish(t, js, fmt.Sprint("innocent", i), note{Text: "sleep 200ms"})
+			}
+			publish(t, js, "killer", note{Text: how})
+			deaths := 0
+			supervised := spawnWorker(t, url, l, envSlots+"=8")
+			done := func() bool { return len(letters(t, js)) == 1 && len(l.count(t, "end")) == innocents }
+			for deadline := time.Now().Add(60 * time.Second); !done(); {
+				select {
+				case <-supervised.Done():
+					deaths++
+					supervised = spawnWorker(t, url, l, envSlots+"=8")
+				case <-time.After(50 * time.Millisecond):
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%d dead letters and %d of %d innocents after a minute", len(letters(t, js)), len(l.count(t, "end")), innocents)
+				}
+			}
+			supervised.Stop()
+			st := state(t, "DEAD", letters(t, js)[0])
+			if st.ID != "killer" || st.Reason != task.CrashLoop || st.Attempt != 0 {
+				t.Errorf("%s is dead of %s after %d attempts, want the killer, of crash-loop, after none", st.ID, st.Reason, st.Attempt)
+			}
+			runs := l.count(t, "start")
+			if runs["killer"] > 4 || runs["killer"] != deaths+1 {
+				t.Errorf("the killer ran %d times and %d workers died, want at most 4 deaths, the last of a child", runs["killer"], deaths)
+			}
+			for id, n := range runs {
+				if id != "killer" && n > deaths+1 {
+					t.Errorf("%s ran %d times for %d deaths", id, n, deaths)
+				}
+			}
+			empty(t, js, "TASKS_DEFAULT", "RETRY")
+		})
+	}
+}
+
+// The broker is killed and started again on its store, under load: every task
+// that was acknowledged to its publisher runs.
+func TestKilledBroker(t *testing.T) {
+	t.Parallel()
+	b := natstest.StartBroker(t)
+	js := b.Connect(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	workers := []*natstest.Process{spawnWorker(t, b.URL, l), spawnWorker(t, b.URL, l)}
+	accepted := map[string]bool{}
+	n := 0
+	body, err := task.Marshal(note{Text: "fail-once"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(d time.Duration) {
+		for end := time.Now().Add(d); time.Now().Before(end); n++ {
+			id := strconv.Itoa(n)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := js.PublishMsg(ctx, &nats.Msg{Subject: "tasks.default.test.note", Data: body}, jetstream.WithMsgID(id))
+			cancel()
+			if err == nil {
+				accepted[id] = true
+			} else {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+	}
+	load(time.Second)
+	for range 2 {
+		b.Kill()
+		load(200 * time.Millisecond)
+		b.Restart(t)
+		load(time.Second)
+	}
+	l.wait(t, 60*time.Second, "all accepted tasks end", func([]event) bool {
+		ends := l.count(t, "end")
+		for id := range accepted {
+			if ends[id] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	for _, w := range workers {
+		w.Stop()
+	}
+	t.Logf("%d tasks accepted of %d, over 2 kills", len(accepted), n)
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}

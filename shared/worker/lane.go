@@ -1,0 +1,290 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+type laneKind string
+
+const (
+	liveLane  laneKind = "live"
+	retryLane laneKind = "retry"
+)
+
+// lane works one durable consumer: it pulls deliveries (fetch.go), keeps their
+// leases (lease.go), and runs them in slots (attempt.go, settle.go).
+type lane struct {
+	w       *Worker
+	class   *Class
+	kind    laneKind
+	slots   int
+	stream  string
+	durable string
+	ackWait time.Duration
+	inbox   string // prefix of every subject that this lane subscribes to
+
+	spanOptions []trace.SpanStartOption
+	labels      metric.MeasurementOption // of the lane as a whole
+	byKind      map[*kind]*labels        // nil is for kinds without a handler
+
+	queue   chan *delivery // held, not started; a nil ends one slot
+	leases  *nats.Subscription
+	quiet   chan struct{} // closed when draining and no pull is outstanding
+	idle    chan struct{} // closed when draining and every slot has ended
+	keeping sync.WaitGroup
+	settles sync.WaitGroup // of abandoned attempts
+	done    chan struct{}  // ends the keeper
+
+	mu       sync.Mutex
+	held     deliveries // every delivery that is not settled
+	running  int
+	leaked   int // slots whose handler was abandoned
+	alive    int // slots that have not ended and are not leaked
+	draining bool
+	pulls    [2]pull
+	pace     pace
+	asked    map[string]question // extensions without an answer yet, by reply subject
+	serial   uint64              // of questions
+	trouble  map[string]error    // why the lane cannot pull or settle, by what it was doing
+}
+
+// queueSize bounds what a lane can hold unstarted. A lane asks for at most
+// slots + maxAhead; only pulls that were given up and answered all the same
+// can bring more.
+const queueSize = 8 * maxAhead
+
+func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.ConsumerInfo) *lane {
+	l := &lane{
+		w: w, class: c, kind: kind, slots: slots, stream: info.Stream, durable: info.Name, ackWait: info.Config.AckWait,
+		inbox: w.nc.NewInbox(), queue: make(chan *delivery, queueSize),
+		quiet: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{}),
+		asked: map[string]question{}, trouble: map[string]error{},
+	}
+	l.held.init()
+	l.spanOptions = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		attribute.String(telemetry.MessagingSystem, "nats"),
+		attribute.String(telemetry.MessagingOperationName, "process"),
+		attribute.String(telemetry.MessagingOperationType, "process"),
+		attribute.String(telemetry.MessagingDestination, l.stream),
+		attribute.String(telemetry.MessagingSubscription, l.durable),
+		attribute.String(telemetry.TaskClass, string(c.Name)),
+		attribute.String(telemetry.TaskLane, string(kind)),
+	)}
+	return l
+}
+
+// start subscribes, starts the slots and the keeper, and sends the first pull.
+func (l *lane) start() error {
+	var err error
+	if l.leases, err = l.w.nc.Subscribe(l.inbox+".lease.*", l.extended); err != nil {
+		return fmt.Errorf("subscribe for leases of %s: %w", l.durable, err)
+	}
+	for i := range l.pulls {
+		p := &l.pulls[i]
+		p.inbox = fmt.Sprintf("%s.pull%d.", l.inbox, i)
+		if p.sub, err = l.w.nc.Subscribe(p.inbox+"*", func(m *nats.Msg) { l.arrive(p, m) }); err != nil {
+			return fmt.Errorf("subscribe for tasks of %s: %w", l.durable, err)
+		}
+		if err := p.sub.SetPendingLimits(-1, -1); err != nil { // what was asked for bounds it
+			return fmt.Errorf("subscribe for tasks of %s: %w", l.durable, err)
+		}
+	}
+	l.startSlots()
+	l.keeping.Go(l.keep)
+	l.pull(time.Now())
+	return nil
+}
+
+func (l *lane) startSlots() {
+	l.mu.Lock()
+	l.alive += l.slots
+	l.mu.Unlock()
+	for range l.slots {
+		s := &slot{lane: l}
+		go s.run() // waited for by drain, through alive and idle, unless it leaks
+	}
+}
+
+// slot is room for one running handler.
+type slot struct {
+	lane    *lane
+	leaked  bool                     // its handler was abandoned; guarded by lane.mu
+	timer   *time.Timer              // of the time limit
+	current atomic.Pointer[delivery] // what the timer is for
+}
+
+func (s *slot) run() {
+	defer s.end() // deferred: a handler may end its goroutine
+	for d := range s.lane.queue {
+		if d == nil {
+			return
+		}
+		s.lane.work(s, d)
+	}
+}
+
+func (s *slot) end() {
+	l := s.lane
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !s.leaked {
+		l.alive--
+		l.checkIdle()
+	}
+}
+
+// checkIdle tells drain when the last slot has ended. l.mu is held.
+func (l *lane) checkIdle() {
+	if l.draining && l.alive == 0 {
+		select {
+		case <-l.idle:
+		default:
+			close(l.idle)
+		}
+	}
+}
+
+// drain ends the lane: no more pulls, what has not started is given back, what
+// runs may finish. It returns when everything is settled.
+func (l *lane) drain() {
+	l.mu.Lock()
+	l.draining = true
+	if l.pulls[0].sub == nil || l.pulls[1].sub == nil { // it never started
+		l.mu.Unlock()
+		return
+	}
+	l.checkQuiet()
+	l.mu.Unlock()
+
+	l.startSlots() // a second set, so that giving back does not wait for running handlers
+	// Pulls cannot be cancelled, and a task that is delivered to nobody is back
+	// only after ack-wait, with a death to its name: wait until they expire.
+	<-l.quiet
+	for range 2 * l.slots {
+		l.queue <- nil
+	}
+	select {
+	case <-l.idle:
+	case <-l.w.giveUp:
+	}
+	l.settles.Wait()
+	close(l.done)
+	l.keeping.Wait()
+	for _, s := range []*nats.Subscription{l.leases, l.pulls[0].sub, l.pulls[1].sub} {
+		_ = s.Unsubscribe() // the connection is closed: then so is the subscription
+	}
+}
+
+// cancelRunning cancels the context of every running handler.
+func (l *lane) cancelRunning(cause error) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for d := l.held.first(); d != nil; d = l.held.after(d) {
+		if d.phase == phaseRunning {
+			d.endRun(now, cause)
+		}
+	}
+}
+
+// report records why the lane is not ready, or with a nil err that what it was
+// doing works again.
+func (l *lane) report(doing string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		delete(l.trouble, doing)
+		return
+	}
+	l.trouble[doing] = err
+}
+
+func (l *lane) ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for doing, err := range l.trouble {
+		return fmt.Errorf("%s: %s: %w", l.durable, doing, err)
+	}
+	return nil
+}
+
+type phase int
+
+const (
+	phaseWaiting   phase = iota // in the queue
+	phaseRunning                // in its handler
+	phaseSettling               // has a verdict, being settled by whoever set this phase
+	phaseAbandoned              // its handler is still running, and its attempt is settled without it
+)
+
+// delivery is one task as the broker handed it to this lane.
+type delivery struct {
+	msg       *nats.Msg
+	stored    task.Stored
+	delivered int       // times the broker has delivered this message, this one included
+	since     time.Time // when it arrived here
+
+	// Guarded by lane.mu until phaseSettling, then owned by the settler.
+	phase     phase
+	slot      *slot
+	cancel    context.CancelCauseFunc // of the running handler
+	limit     time.Time               // when the handler's context ends, or ended
+	confirmed time.Time               // the lease runs from here: monotonic
+	extended  time.Time               // when the last extension was sent
+	lost      bool                    // the lease ran out: never to be acknowledged
+
+	state task.State // filled in by the attempt
+	run   *run       // while it runs: for the one who abandons it
+
+	prev, next *delivery
+}
+
+// endRun cancels the handler. l.mu is held.
+func (d *delivery) endRun(now time.Time, cause error) {
+	d.cancel(cause)
+	if d.limit.After(now) {
+		d.limit = now
+	}
+}
+
+// deliveries is a ring of what a lane holds, in the order of arrival.
+type deliveries struct {
+	root delivery
+	n    int
+}
+
+func (r *deliveries) init() { r.root.prev, r.root.next = &r.root, &r.root }
+
+func (r *deliveries) add(d *delivery) {
+	d.prev, d.next = r.root.prev, &r.root
+	d.prev.next, d.next.prev = d, d
+	r.n++
+}
+
+func (r *deliveries) remove(d *delivery) {
+	d.prev.next, d.next.prev = d.next, d.prev
+	d.prev, d.next = nil, nil
+	r.n--
+}
+
+func (r *deliveries) first() *delivery { return r.after(&r.root) }
+
+func (r *deliveries) after(d *delivery) *delivery {
+	if d.next == &r.root {
+		return nil
+	}
+	return d.next
+}

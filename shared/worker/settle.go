@@ -1,0 +1,309 @@
+package worker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+const (
+	tryLimit   = 5 * time.Second // of one request to the broker
+	ackLimit   = 2 * time.Second // of a confirmed acknowledgement
+	ackTries   = 3
+	retryFirst = 100 * time.Millisecond // between tries at what the broker refuses
+	retryMost  = 5 * time.Second
+)
+
+// settle ends a delivery: this is the one place where a message is acknowledged.
+// It is called once for each, by whoever moved it to phaseSettling.
+//
+//	done, superseded   acknowledge
+//	again              store in RETRY, then acknowledge
+//	dead               store in DEAD, then acknowledge
+//	lease lost         nothing: it is another worker's now
+//
+// While the broker refuses, settle keeps the delivery, its lease and its slot,
+// and tries again: the handler does not run twice for that, and nothing is
+// dropped to make room.
+func (l *lane) settle(d *delivery, v verdict) {
+	name := "lost"
+	if l.holds(d) {
+		var ok bool
+		switch v.outcome {
+		case done, superseded:
+			ok = l.ack(d)
+			name = map[outcome]string{done: "done", superseded: "superseded"}[v.outcome]
+		case again, dead:
+			ok = l.move(d, v)
+			name = map[outcome]string{again: "moved", dead: "dead"}[v.outcome]
+		}
+		if !ok {
+			name = "lost"
+		}
+	}
+	l.w.metrics.settled(l, d.run, name)
+	d.run.end(v, name)
+	l.release(d)
+	if name == "done" && d.state.Ref != "" {
+		l.forget(d.state.Ref)
+	}
+}
+
+// release frees what the delivery held, and pulls the next.
+func (l *lane) release(d *delivery) {
+	now := time.Now()
+	l.mu.Lock()
+	l.held.remove(d)
+	if d.run.ran > 0 {
+		l.pace.add(d.run.ran)
+	}
+	p, n := l.want(now)
+	l.mu.Unlock()
+	l.request(p, n, now)
+}
+
+// ack acknowledges without waiting for an answer: one that is lost makes the
+// task run again, which at-least-once allows, and an answer would halve the rate.
+func (l *lane) ack(d *delivery) bool {
+	if l.w.nc.Publish(d.msg.Reply, nil) == nil {
+		return true
+	}
+	return l.insist(d, "acknowledge a task", func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
+}
+
+// move publishes the task to where it goes on, sees that it is stored, and only
+// then acknowledges the original.
+func (l *lane) move(d *delivery, v verdict) bool {
+	now := time.Now()
+	msg := l.moved(d, v, now)
+	stream := task.RetryStream
+	if v.outcome == dead {
+		stream = task.DeadStream
+	}
+	_, span := l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.state.Subject.Kind(), trace.WithSpanKind(trace.SpanKindProducer))
+	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(
+			attribute.String(telemetry.MessagingSystem, "nats"),
+			attribute.String(telemetry.MessagingDestination, stream),
+			attribute.String(telemetry.TaskID, d.state.ID),
+			attribute.String(telemetry.TaskReason, string(v.reason)),
+			attribute.Float64("task.delay", v.delay.Seconds()),
+		)
+	}
+	stored := l.insist(d, "move a task to "+stream, func(ctx context.Context) error {
+		_, err := l.w.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
+		return err
+	})
+	if !stored {
+		span.SetStatus(codes.Error, "not stored")
+		return false
+	}
+	l.w.metrics.moved(l, d.run, v)
+	l.confirm(d)
+	return true
+}
+
+var moveSpans = map[outcome]string{again: "retry ", dead: "dead "}
+
+// moved is the message that carries the task on. Its id is derived from the
+// delivered message alone, so that two moves of one message are one.
+func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
+	st := d.state
+	st.Hop++
+	st.Deaths = d.deaths()
+	st.Reason = v.reason
+	here := telemetry.Traceparent(d.run.span.SpanContext())
+	failed := task.Failure{Attempt: st.Attempt + 1, At: now, Trace: here}
+	if v.err != nil {
+		failed.Error = v.err.Error()
+	}
+	switch v.reason {
+	case task.Retried, task.Failed, task.Permanent:
+		st.Attempt++
+		st.Fail(failed)
+		st.Prev = here
+	case task.Suspect:
+		if death, ok := errors.AsType[*deathError](v.err); ok {
+			st.Deaths = death.deaths
+		}
+		// It has to die alone once before it is condemned: deaths in company
+		// may have been a neighbour's fault.
+		st.Deaths = min(st.Deaths, l.class.MaxDeliver-1)
+		st.Fail(failed)
+		st.Prev = here
+	case task.PutOff:
+		st.Prev = here
+	case task.GaveBack:
+	default:
+		if death, ok := errors.AsType[*deathError](v.err); ok {
+			st.Deaths = death.deaths
+		}
+		st.Fail(failed)
+		st.Prev = here
+	}
+	msg := &nats.Msg{Data: d.msg.Data}
+	if v.outcome == dead {
+		st.DiedAt = now
+		msg.Subject = st.Subject.Dead(st.ID)
+	} else {
+		msg.Subject = st.Subject.RetryReady(st.ID)
+	}
+	msg.Header = st.Header(d.msg.Header)
+	msg.Header[nats.MsgIdHdr] = []string{st.MoveID()}
+	if telemetry.Carrier(msg.Header).Get("traceparent") == "" && here != "" {
+		telemetry.Carrier(msg.Header).Set("traceparent", here) // a raw task's first attempt is its root
+	}
+	if v.outcome == again && v.delay > 0 {
+		msg.Header[task.HeaderSchedule] = []string{"@at " + now.Add(v.delay).UTC().Format(time.RFC3339Nano)}
+		msg.Header[task.HeaderScheduleTarget] = []string{msg.Subject}
+		msg.Subject = st.Subject.RetryWait(st.ID)
+	}
+	return msg
+}
+
+// confirm acknowledges a moved original and sees that the broker heard it: a
+// second life of the original would fork the task.
+func (l *lane) confirm(d *delivery) {
+	for range ackTries {
+		ctx, cancel := context.WithTimeout(context.Background(), ackLimit)
+		_, err := l.w.nc.RequestWithContext(ctx, d.msg.Reply, nil)
+		cancel()
+		if err == nil {
+			return
+		}
+		if !l.holds(d) {
+			return
+		}
+	}
+	// It is delivered again, and the worker that gets it finds the move.
+}
+
+// insist tries until f succeeds, the lease is lost, or the worker has to end. It
+// reports whether f succeeded. Meanwhile the worker is not ready, and says why.
+func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) bool {
+	wait := retryFirst
+	troubled := false
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), tryLimit)
+		err := f(ctx)
+		cancel()
+		if err == nil {
+			if troubled {
+				l.report(doing, nil)
+				l.w.log.Info("the broker accepts again", "doing", doing)
+			}
+			return true
+		}
+		if !troubled {
+			troubled = true
+			l.w.log.Warn("the broker refuses: the task keeps its slot until it accepts",
+				"doing", doing, "error", err, telemetry.TaskID, d.state.ID, telemetry.TaskKind, d.state.Subject.Kind())
+		}
+		l.report(doing, err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-l.w.giveUp:
+			timer.Stop()
+			return false
+		}
+		if !l.holds(d) {
+			l.report(doing, nil)
+			return false
+		}
+		wait = min(2*wait, retryMost)
+	}
+}
+
+// movedBefore reports whether an earlier delivery of this message was moved, and
+// its worker died before it could acknowledge. It asks the leaders: a follower
+// may not know yet. ok is false when they could not be asked while the lease lasted.
+func (l *lane) movedBefore(d *delivery) (moved, ok bool) {
+	st := &d.state
+	ok = l.insist(d, "look for an earlier move", func(ctx context.Context) error {
+		for _, at := range []struct{ stream, subject string }{
+			{task.RetryStream, st.Subject.Retry(st.ID)},
+			{task.DeadStream, st.Subject.Dead(st.ID)},
+		} {
+			other, err := l.last(ctx, at.stream, at.subject)
+			if err != nil {
+				return err
+			}
+			if other != nil && other.Later(st) {
+				moved = true
+			}
+		}
+		return nil
+	})
+	return moved, ok
+}
+
+// last returns the state of the last message of a subject, as the leader of its
+// stream has it, and nil when there is none.
+func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, error) {
+	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return nil, err
+	}
+	answer, err := l.w.nc.RequestWithContext(ctx, l.api("STREAM.MSG.GET", stream), req)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+	}
+	var resp struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Hdrs    string    `json:"hdrs"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(answer.Data, &resp); err != nil {
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+	}
+	switch {
+	case resp.Error != nil && resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil //nolint:nilnil // none is an answer
+	case resp.Error != nil:
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, resp.Error)
+	case resp.Message == nil:
+		return nil, fmt.Errorf("look for %s in %s: the broker answered without a message", subject, stream)
+	}
+	raw, err := base64.StdEncoding.DecodeString(resp.Message.Hdrs)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+	}
+	header, err := nats.DecodeHeadersMsg(raw)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+	}
+	st, _ := task.ReadState(resp.Message.Subject, header, task.Stored{Stream: stream, Sequence: resp.Message.Seq, Time: resp.Message.Time}) // hop and generation are read in any case
+	return &st, nil
+}
+
+// forget removes the body of a finished task from the object store. What it
+// cannot remove is an orphan there, and harms nobody.
+func (l *lane) forget(ref string) {
+	ctx, cancel := context.WithTimeout(context.Background(), tryLimit)
+	defer cancel()
+	store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
+	if err == nil {
+		err = store.Delete(ctx, ref)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+		l.w.log.WarnContext(ctx, "the body of a finished task stays in the object store", "ref", ref, "error", err)
+	}
+}

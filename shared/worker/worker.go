@@ -1,0 +1,281 @@
+// Package worker runs tasks: it pulls them from a service's durable consumers,
+// holds each under a lease, hands it to a handler, and settles it.
+//
+// # Semantics
+//
+// A delivery ends in one of three ways, decided in one place (settle.go): it is
+// acknowledged, because the handler returned nil; it is moved to RETRY, where a
+// broker timer brings it back; or it is moved to DEAD with its history. A move is
+// published, seen to be stored, and only then is the original acknowledged, so a
+// task is at every moment in a stream. It follows that a handler may run more
+// than once for one task, when a process or a lease ends between the effect and
+// the acknowledgement: use [task.Info.Key] as the idempotency key of the effect.
+//
+// A task runs under two limits. The lease is the broker's: it is extended every
+// third of ack-wait for as long as the task is held, so that a long task is run
+// once and a killed worker's tasks are back within ack-wait. The time limit is
+// the class's or the kind's: it cancels the handler's context. A handler that
+// ignores that for a grace period is abandoned, and its slot is lost until it
+// returns.
+//
+// Tasks whose process dies under them are counted. From the second death on such
+// a task runs alone in a child process, so that it cannot harm its neighbours,
+// and a child that dies too makes it a dead letter.
+//
+// # Concurrency
+//
+// Run owns every goroutine that the worker starts and returns after all of them
+// ended, except those of handlers that were abandoned. Handlers run concurrently,
+// up to the slots of their class. Handle and Use must not be called after Run;
+// all other methods are safe for concurrent use.
+//
+// # Errors
+//
+// Registration mistakes are kept and returned by Run before the first task.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+// Causes for which a handler's context is cancelled, as context.Cause gives them,
+// and errors of Run.
+var (
+	ErrTimeLimit = errors.New("time limit reached")                            // the cause when a run takes too long
+	ErrLeaseLost = errors.New("lease lost: another worker may have this task") // the cause when the broker could not be told in time
+	ErrDraining  = errors.New("process is shutting down")                      // the cause when the drain limit is reached
+	ErrAbandoned = errors.New("handler ignored its cancelled context")         // the failure of an abandoned attempt
+	ErrLeaked    = errors.New("too many handlers were abandoned")              // returned by Run: start a fresh process
+	ErrNotBound  = errors.New("consumer not found")                            // returned by Run when the topology is missing
+)
+
+// Worker takes the tasks of one service. Make one with [New].
+type Worker struct {
+	service string
+	js      jetstream.JetStream
+	nc      *nats.Conn
+	config
+
+	kinds      map[string]*kind
+	middleware []Middleware
+	mistakes   []error
+
+	base    context.Context //nolint:containedctx // of every handler: Run's, without its end
+	tracer  trace.Tracer
+	metrics *metrics
+	lanes   []*lane
+	leaked  atomic.Int64
+	stop    context.CancelCauseFunc // ends Run
+	giveUp  chan struct{}           // closed when even settling has to end
+	started atomic.Bool
+
+	mu     sync.Mutex
+	status error // why it is not ready; nil when it is
+}
+
+const (
+	defaultDrain = 25 * time.Second
+	defaultGrace = 5 * time.Second
+	defaultLeaks = 4
+	bindWithin   = 30 * time.Second // a leader election takes 6 to 8 s
+	settleLimit  = 10 * time.Second // for settling what is left once draining is over
+)
+
+var errStarting = errors.New("starting")
+
+// New returns a worker for the tasks of one service. It returns every mistake in
+// the options, joined.
+func New(js jetstream.JetStream, service string, opts ...Option) (*Worker, error) {
+	w := &Worker{
+		service: service, js: js, nc: js.Conn(),
+		config: config{pool: AllPools, drain: defaultDrain, grace: defaultGrace, leaks: defaultLeaks},
+		kinds:  map[string]*kind{}, giveUp: make(chan struct{}), status: errStarting,
+	}
+	errs := []error{task.CheckToken(service)}
+	for _, o := range opts {
+		errs = append(errs, o.apply(&w.config))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("new worker of %s: %w", service, err)
+	}
+	if len(w.classes) == 0 {
+		w.classes = []Class{Class{Name: task.Default}.withDefaults()}
+	}
+	if w.log == nil {
+		w.log = slog.Default()
+	}
+	if w.traces == nil {
+		w.traces = otel.GetTracerProvider()
+	}
+	if w.meter == nil {
+		w.meter = otel.GetMeterProvider()
+	}
+	w.tracer = w.traces.Tracer(telemetry.Scope)
+	return w, nil
+}
+
+// Run takes tasks until ctx is done, then drains: it pulls no more, gives back
+// what it holds but has not started, lets running handlers finish within the
+// drain limit, cancels the rest and gives their tasks back. It returns nil when
+// all that succeeded.
+//
+// It returns the registration mistakes before taking anything, an error wrapping
+// [ErrNotBound] when a consumer does not exist, and [ErrLeaked], after draining,
+// when too many handlers were abandoned. It can be called once.
+func (w *Worker) Run(ctx context.Context) error {
+	if w.started.Swap(true) {
+		return fmt.Errorf("run worker of %s: it was run before", w.service)
+	}
+	if err := w.check(); err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	for _, k := range w.kinds {
+		for i := len(w.middleware) - 1; i >= 0; i-- {
+			k.handler = w.middleware[i](k.handler)
+		}
+	}
+	if IsChild() {
+		return w.runOne(ctx)
+	}
+	if err := w.bind(ctx); err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	var err error
+	if w.metrics, err = newMetrics(w); err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer w.metrics.close()
+
+	w.base = context.WithoutCancel(ctx)
+	ctx, w.stop = context.WithCancelCause(ctx)
+	defer w.stop(nil)
+	for _, l := range w.lanes {
+		if err := l.start(); err != nil {
+			w.stop(fmt.Errorf("run worker of %s: %w", w.service, err))
+			break
+		}
+	}
+	if ctx.Err() == nil {
+		w.setStatus(nil)
+		w.log.InfoContext(ctx, "worker takes tasks", telemetry.TaskService, w.service, "lanes", len(w.lanes))
+	}
+	<-ctx.Done()
+	w.setStatus(ErrDraining)
+	w.drainLanes()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
+}
+
+// bind makes the lanes of the consumers that this worker serves, after asking
+// the broker for the ack-wait of each.
+func (w *Worker) bind(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, bindWithin)
+	defer cancel()
+	for i := range w.classes {
+		c := &w.classes[i]
+		if w.pool != RetryPool {
+			if err := w.bindLane(ctx, c, c.Name.Stream(), w.service, c.Slots, liveLane); err != nil {
+				return err
+			}
+		}
+		if w.pool != LivePool {
+			if err := w.bindLane(ctx, c, task.RetryStream, c.Name.RetryConsumer(w.service), c.RetrySlots, retryLane); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Worker) bindLane(ctx context.Context, c *Class, stream, durable string, slots int, pool laneKind) error {
+	for {
+		consumer, err := w.js.Consumer(ctx, stream, durable)
+		switch {
+		case err == nil:
+			w.lanes = append(w.lanes, newLane(w, c, pool, slots, consumer.CachedInfo()))
+			return nil
+		case errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
+				durable, stream, ErrNotBound, w.service, c.Name)
+		case ctx.Err() != nil:
+			return fmt.Errorf("bind to %s of %s: %w", durable, stream, err)
+		}
+		select { // an election, or a broker that is starting
+		case <-time.After(retryFirst):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// drainLanes ends all lanes and returns when every delivery is settled, or when
+// that has taken too long.
+func (w *Worker) drainLanes() {
+	cancelAll := time.AfterFunc(w.drain, func() {
+		for _, l := range w.lanes {
+			l.cancelRunning(ErrDraining)
+		}
+	})
+	defer cancelAll.Stop()
+	giveUp := time.AfterFunc(w.drain+w.grace+settleLimit, func() { close(w.giveUp) })
+	defer giveUp.Stop()
+
+	var wg sync.WaitGroup
+	for _, l := range w.lanes {
+		wg.Go(l.drain)
+	}
+	wg.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
+	defer cancel()
+	if err := w.nc.FlushWithContext(ctx); err != nil {
+		w.log.WarnContext(ctx, "the last acknowledgements may not have arrived: their tasks may run again", "error", err)
+	}
+}
+
+// Ready returns nil when every lane takes tasks and settles them, and else why
+// not. It is what a readiness probe should ask.
+func (w *Worker) Ready() error {
+	w.mu.Lock()
+	err := w.status
+	w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if s := w.nc.Status(); s != nats.CONNECTED {
+		return fmt.Errorf("broker connection is %s", s)
+	}
+	for _, l := range w.lanes {
+		if err := l.ready(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Worker) setStatus(err error) {
+	w.mu.Lock()
+	w.status = err
+	w.mu.Unlock()
+}
+
+// leak counts an abandoned handler, and ends the worker when there are too many.
+func (w *Worker) leak(n int64) {
+	if total := w.leaked.Add(n); n > 0 && total >= int64(w.leaks) {
+		w.stop(fmt.Errorf("%w: %d handlers of %s ignore their cancelled contexts", ErrLeaked, total, w.service))
+	}
+}

@@ -69,44 +69,55 @@ func ReadState(subject string, h nats.Header, at Stored) (State, error) {
 	if s.ID == "" {
 		s.ID = at.Stream + "-" + strconv.FormatUint(at.Sequence, 10) + "-" + strconv.FormatInt(at.Time.UnixNano(), 36)
 	}
-	s.EnqueuedAt = at.Time
 	s.Encoding, s.Ref = get(h, HeaderEncoding), get(h, HeaderRef)
 	if s.Encoding != "" && s.Encoding != EncodingZstd {
 		errs = append(errs, fmt.Errorf("%w %s: %q, want zstd or none", ErrBadHeader, HeaderEncoding, s.Encoding))
 	}
-	for _, f := range []struct {
-		name string
-		to   *time.Time
-	}{{HeaderEnqueuedAt, &s.EnqueuedAt}, {HeaderDeadline, &s.Deadline}, {HeaderDiedAt, &s.DiedAt}} {
-		if v := get(h, f.name); v != "" {
-			t, err := time.Parse(time.RFC3339Nano, v)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%w %s: %w", ErrBadHeader, f.name, err))
-				continue
-			}
-			*f.to = t
+	moment := func(name string, without time.Time) time.Time {
+		v := get(h, name)
+		if v == "" {
+			return without
 		}
-	}
-	for _, f := range []struct {
-		name string
-		to   *int
-	}{{HeaderGeneration, &s.Generation}, {HeaderAttempt, &s.Attempt}, {HeaderHop, &s.Hop}, {HeaderDeaths, &s.Deaths}} {
-		if v := get(h, f.name); v != "" {
-			n, err := strconv.ParseUint(v, 10, 31)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%w %s: %q is not a count", ErrBadHeader, f.name, v))
-				continue
-			}
-			*f.to = int(n)
+		t, err := time.Parse(time.RFC3339Nano, v)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w %s: %w", ErrBadHeader, name, err))
+			return without
 		}
+		return t
 	}
+	s.EnqueuedAt = moment(HeaderEnqueuedAt, at.Time)
+	s.Deadline = moment(HeaderDeadline, time.Time{})
+	s.DiedAt = moment(HeaderDiedAt, time.Time{})
+	number := func(name string) int {
+		v := get(h, name)
+		if v == "" {
+			return 0
+		}
+		n, err := strconv.ParseUint(v, 10, 31)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w %s: %q is not a count", ErrBadHeader, name, v))
+			return 0
+		}
+		return int(n) //nolint:gosec // it fits 31 bits
+	}
+	s.Generation, s.Attempt = number(HeaderGeneration), number(HeaderAttempt)
+	s.Hop, s.Deaths = number(HeaderHop), number(HeaderDeaths)
 	if v := get(h, HeaderErrors); v != "" {
-		if err := json.Unmarshal([]byte(v), &s.Errors); err != nil {
-			errs = append(errs, fmt.Errorf("%w %s: %w", ErrBadHeader, HeaderErrors, err))
+		var err error
+		if s.Errors, err = parseFailures(v); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	s.Prev, s.Reason = get(h, HeaderPrev), Reason(get(h, HeaderReason))
 	return s, errors.Join(errs...)
+}
+
+func parseFailures(v string) ([]Failure, error) {
+	var f []Failure
+	if err := json.Unmarshal([]byte(v), &f); err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrBadHeader, HeaderErrors, err)
+	}
+	return f, nil
 }
 
 func get(h nats.Header, name string) string {
@@ -207,14 +218,6 @@ func (s *State) RedriveID() string {
 // Later reports whether s is further along than t, of the same task.
 func (s *State) Later(t *State) bool {
 	return s.Generation > t.Generation || s.Generation == t.Generation && s.Hop > t.Hop
-}
-
-// Info is what a handler may know.
-func (s *State) Info() *Info {
-	return &Info{
-		ID: s.ID, Kind: s.Subject.Kind(), Class: s.Subject.Class, Tenant: s.Subject.Tenant,
-		Attempt: s.Attempt, Generation: s.Generation, EnqueuedAt: s.EnqueuedAt, Deadline: s.Deadline,
-	}
 }
 
 func key(id string, generation int) string { return id + ":" + strconv.Itoa(generation) }

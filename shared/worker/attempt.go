@@ -19,7 +19,7 @@ import (
 
 // run is one attempt at a delivery: its span, and what its handler needs.
 type run struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // it is the handler's
 	span    trace.Span
 	kind    *kind // nil when there is no handler for it
 	started time.Time
@@ -41,33 +41,34 @@ const (
 	superseded                // acknowledge: an earlier delivery of this message was moved already
 	again                     // move to RETRY
 	dead                      // move to DEAD
+	lost                      // nothing: the lease ran out, or the worker had to end
 )
 
+// verdicts are the names of outcomes in metrics and spans.
+var verdicts = [...]string{done: "done", superseded: "superseded", again: "moved", dead: "dead", lost: "lost"}
+
 const (
-	suspectFrom   = 2  // deaths after which a task runs in a child
+	suspectFrom   = 2 // deaths after which a task runs in a child
+	fetchLimit    = 30 * time.Second
 	hopelessAfter = 10 // deliveries of one message after which even a child is not tried
 )
 
 // work takes one delivery from the queue to its end.
 func (l *lane) work(s *slot, d *delivery) {
 	var badState error
-	d.state, badState = task.ReadState(d.msg.Subject, d.msg.Header, d.stored)
-	l.mu.Lock()
-	d.phase, d.slot = phaseSettling, s
-	draining := l.draining
-	l.mu.Unlock()
-
-	d.run = l.begin(d)
-	if draining {
+	d.state, badState = task.ReadState(d.msg.Subject, d.msg.Header,
+		task.Stored{Stream: d.meta.Stream, Sequence: d.meta.Sequence.Stream, Time: d.meta.Timestamp})
+	l.begin(d)
+	if l.draining.Load() {
 		l.settle(d, verdict{outcome: again, reason: task.GaveBack})
 		return
 	}
-	handler, t, v := l.prepare(d, badState)
+	handler, v := l.prepare(d, badState)
 	if handler == nil {
 		l.settle(d, v)
 		return
 	}
-	err, ours := l.handle(s, d, handler, t)
+	err, ours := l.handle(s, d, handler)
 	if !ours { // it was settled without us
 		l.returned(s)
 		return
@@ -77,16 +78,16 @@ func (l *lane) work(s *slot, d *delivery) {
 
 // begin starts the span of an attempt: a child of the publish span, or the root
 // of the trace of a task that came without one, linked to the attempt before.
-func (l *lane) begin(d *delivery) *run {
-	r := &run{started: time.Now()}
-	st := &d.state
-	r.kind = l.w.kinds[st.Subject.Kind()]
-	ctx := telemetry.Extract(l.w.base, d.msg.Header)
+func (l *lane) begin(d *delivery) {
+	r, st := &d.run, &d.state
+	r.started = time.Now()
+	r.kind = l.w.kinds[st.Subject.Action]
+	ctx := telemetry.Extract(context.Background(), d.msg.Header)
 	name := "process " + st.Subject.Service
 	if r.kind != nil {
 		name = r.kind.spanName
 	}
-	opts := l.spanOptions
+	opts := spanOptions
 	if st.Prev != "" {
 		prev := telemetry.ParseTraceparent(st.Prev)
 		if prev.IsValid() && !prev.Equal(trace.SpanContextFromContext(ctx)) { // Jaeger shows a parent that is also a link as a link
@@ -95,6 +96,7 @@ func (l *lane) begin(d *delivery) *run {
 	}
 	r.ctx, r.span = l.w.tracer.Start(ctx, name, opts...)
 	if r.span.IsRecording() {
+		r.span.SetAttributes(l.spanAttributes...)
 		r.span.SetAttributes(
 			attribute.String(telemetry.TaskID, st.ID),
 			attribute.String(telemetry.TaskKind, st.Subject.Kind()),
@@ -102,19 +104,22 @@ func (l *lane) begin(d *delivery) *run {
 			attribute.Int(telemetry.TaskGeneration, st.Generation),
 			attribute.Int(telemetry.TaskDeaths, d.deaths()),
 			attribute.String(telemetry.MessagingMessageID, st.ID),
-			attribute.Int64(telemetry.MessagingSequence, int64(d.stored.Sequence)), //nolint:gosec // a stream does not reach 2^63
+			attribute.Int64(telemetry.MessagingSequence, int64(d.meta.Sequence.Stream)), //nolint:gosec // a stream does not reach 2^63
 		)
 		if st.Subject.Tenant != "" {
 			r.span.SetAttributes(attribute.String(telemetry.TaskTenant, st.Subject.Tenant))
 		}
 	}
-	return r
 }
 
+// Attributes are set on spans that are recorded only: on the others they would
+// cost more than the rest of the span (BenchmarkDrain).
+var spanOptions = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
+
 // end closes the span with what became of the delivery.
-func (r *run) end(v verdict, outcome string) {
+func (r *run) end(v verdict) {
 	if r.span.IsRecording() {
-		r.span.SetAttributes(attribute.String(telemetry.TaskVerdict, outcome))
+		r.span.SetAttributes(attribute.String(telemetry.TaskVerdict, verdicts[v.outcome]))
 		if v.reason != "" {
 			r.span.SetAttributes(attribute.String(telemetry.TaskReason, string(v.reason)))
 		}
@@ -130,11 +135,11 @@ func (r *run) end(v verdict, outcome string) {
 func (d *delivery) deaths() int { return d.state.Deaths + d.delivered - 1 }
 
 // prepare decides what can be decided without running the handler. It returns
-// the handler and the task, or a nil handler and the verdict.
-func (l *lane) prepare(d *delivery, badState error) (Handler, *Task, verdict) {
+// the handler, with d.task filled in, or a nil handler and the verdict.
+func (l *lane) prepare(d *delivery, badState error) (Handler, verdict) {
 	st := &d.state
-	bury := func(reason task.Reason, err error) (Handler, *Task, verdict) {
-		return nil, nil, verdict{outcome: dead, reason: reason, err: err}
+	bury := func(reason task.Reason, err error) (Handler, verdict) {
+		return nil, verdict{outcome: dead, reason: reason, err: err}
 	}
 	if badState != nil {
 		return bury(task.Undecodable, badState)
@@ -145,16 +150,16 @@ func (l *lane) prepare(d *delivery, badState error) (Handler, *Task, verdict) {
 	}
 	handler := k.handler
 	if d.delivered > 1 {
-		l.w.metrics.death(l, d.run)
+		l.w.metrics.death(l, &d.run)
 		moved, ok := l.movedBefore(d)
 		if !ok || moved {
-			return nil, nil, verdict{outcome: superseded} // when not ok, the lease is lost and settle does nothing
+			return nil, verdict{outcome: superseded} // when not ok, the lease is lost and settle does nothing
 		}
 		switch deaths := d.deaths(); {
 		case d.delivered > hopelessAfter:
 			return bury(task.CrashLoop, fmt.Errorf("%d deliveries of one message ended in no verdict", d.delivered-1))
 		case deaths >= suspectFrom && l.kind == liveLane:
-			return nil, nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
+			return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
 		}
 	}
 	if l.kind == retryLane && d.deaths() >= suspectFrom {
@@ -168,27 +173,23 @@ func (l *lane) prepare(d *delivery, badState error) (Handler, *Task, verdict) {
 	case errors.Is(err, task.ErrBadBody):
 		return bury(task.Undecodable, err)
 	case err != nil:
-		return nil, nil, d.run.verdict(l, d, err)
+		return nil, d.run.verdict(l, d, err)
 	}
-	return handler, &Task{Info: *st.Info(), Body: body}, verdict{}
+	d.task = Task{Body: body, Info: task.Info{
+		ID: st.ID, Kind: k.name, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
+		Attempt: st.Attempt, Generation: st.Generation, EnqueuedAt: st.EnqueuedAt, Deadline: st.Deadline,
+	}}
+	return handler, verdict{}
 }
 
 // body returns the arguments in msgpack: fetched, decompressed and checked, so
 // that decoding them cannot exhaust the process.
 func (l *lane) body(d *delivery) ([]byte, error) {
 	body := d.msg.Data
-	if ref := d.state.Ref; ref != "" {
-		ctx, cancel := context.WithTimeout(d.run.ctx, tryLimit)
-		defer cancel()
-		store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
-		if err == nil {
-			body, err = store.GetBytes(ctx, ref)
-		}
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return nil, fmt.Errorf("%w: %s %q is not in %s", task.ErrBadBody, task.HeaderRef, ref, task.BodiesBucket)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+	if d.state.Ref != "" {
+		var err error
+		if body, err = l.fetch(d.run.ctx, d.state.Ref); err != nil {
+			return nil, err
 		}
 	}
 	if d.state.Encoding == task.EncodingZstd {
@@ -200,28 +201,53 @@ func (l *lane) body(d *delivery) ([]byte, error) {
 	return body, task.Check(body, task.Limits{})
 }
 
+// fetch returns a body that was too large for a message.
+func (l *lane) fetch(ctx context.Context, ref string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
+	defer cancel()
+	store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
+	if err != nil {
+		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+	}
+	info, err := store.GetInfo(ctx, ref)
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
+		return nil, fmt.Errorf("%w: %s %q is not in %s", task.ErrBadBody, task.HeaderRef, ref, task.BodiesBucket)
+	case err != nil:
+		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+	case info.Size > task.MaxBody:
+		return nil, fmt.Errorf("%w: %s %q has %d bytes, %d are allowed", task.ErrBadBody, task.HeaderRef, ref, info.Size, task.MaxBody)
+	}
+	body, err := store.GetBytes(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+	}
+	return body, nil
+}
+
 // handle runs the handler under the task's time limit. ours is false when the
 // handler ignored its cancelled context for so long that it was abandoned.
-func (l *lane) handle(s *slot, d *delivery, h Handler, t *Task) (err error, ours bool) { //nolint:revive // the error is the handler's, not handle's
-	r := d.run
+func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { //nolint:revive // the error is the handler's, not handle's
+	r := &d.run
 	limit := r.kind.limit(l.class)
-	ctx, cancel := context.WithCancelCause(task.NewContext(r.ctx, &t.Info))
-	defer cancel(nil)
 	start := time.Now()
-	r.ctx = &deadlineContext{ctx, start.Add(limit)}
+	end := start.Add(limit)
+	d.ctx = taskContext{values: task.NewContext(r.ctx, &d.task.Info), deadline: end}
+	defer d.ctx.end(context.Canceled)
+	r.ctx = &d.ctx
 
 	l.mu.Lock()
 	if d.lost { // while it was prepared
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}
-	d.phase, d.cancel, d.limit = phaseRunning, cancel, start.Add(limit)
+	d.phase, d.slot, d.limit = phaseRunning, s, end
 	l.running++
 	l.mu.Unlock()
 	l.w.metrics.started(l, r, start, d)
 	s.arm(d, limit)
 
-	err = invoke(r.ctx, h, t)
+	err = invoke(r.ctx, h, &d.task)
 
 	ran := time.Since(start)
 	l.mu.Lock()
@@ -233,15 +259,6 @@ func (l *lane) handle(s *slot, d *delivery, h Handler, t *Task) (err error, ours
 	l.running--
 	return err, true
 }
-
-// deadlineContext tells a handler when its time limit ends. The slot's timer
-// cancels it then.
-type deadlineContext struct {
-	context.Context //nolint:containedctx // it is one
-	deadline        time.Time
-}
-
-func (c *deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
 // arm sets the slot's one timer to the time limit of d: cheaper than a timer for
 // each task (BenchmarkDrain).

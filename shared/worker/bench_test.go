@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ const drainTasks = 50_000
 
 func BenchmarkDrainBare(b *testing.B) {
 	b.ReportAllocs()
-	var total time.Duration
+	var total, used time.Duration
 	for b.Loop() {
 		b.StopTimer()
 		js := natstest.JetStream(b)
@@ -52,7 +53,7 @@ func BenchmarkDrainBare(b *testing.B) {
 		var n atomic.Int64
 		all := make(chan struct{})
 		b.StartTimer()
-		begin := time.Now()
+		begin, before := time.Now(), cpu(b)
 		cc, err := c.Consume(func(m jetstream.Msg) {
 			_ = m.Ack()
 			if n.Add(1) == drainTasks {
@@ -63,17 +64,18 @@ func BenchmarkDrainBare(b *testing.B) {
 			b.Fatal(err)
 		}
 		<-all
-		total += time.Since(begin)
+		total, used = total+time.Since(begin), used+cpu(b)-before
 		b.StopTimer()
 		cc.Stop()
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(drainTasks)*float64(b.N)/total.Seconds(), "tasks/s")
+	b.ReportMetric(float64(used.Microseconds())/drainTasks/float64(b.N), "cpu-µs/task")
 }
 
 func BenchmarkDrain(b *testing.B) {
 	b.ReportAllocs()
-	var total time.Duration
+	var total, used time.Duration
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(0.01))))
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	for b.Loop() {
@@ -84,7 +86,7 @@ func BenchmarkDrain(b *testing.B) {
 		var n atomic.Int64
 		all := make(chan struct{})
 		b.StartTimer()
-		begin := time.Now()
+		begin, before := time.Now(), cpu(b)
 		_, stop := start(b, js, func(w *worker.Worker) {
 			worker.Handle(w, func(context.Context, note) error {
 				if n.Add(1) == drainTasks {
@@ -94,7 +96,7 @@ func BenchmarkDrain(b *testing.B) {
 			})
 		}, worker.TracerProvider(traces), worker.MeterProvider(meter))
 		<-all
-		total += time.Since(begin)
+		total, used = total+time.Since(begin), used+cpu(b)-before
 		b.StopTimer()
 		if err := stop(); err != nil {
 			b.Fatal(err)
@@ -102,4 +104,15 @@ func BenchmarkDrain(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(drainTasks)*float64(b.N)/total.Seconds(), "tasks/s")
+	b.ReportMetric(float64(used.Microseconds())/drainTasks/float64(b.N), "cpu-µs/task")
+}
+
+// cpu is the processor time that this process has used, server included.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -2,15 +2,16 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/vmihailenco/msgpack/v5"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/retry"
@@ -39,10 +40,10 @@ type assignment struct {
 
 // answer is what the child writes to file descriptor 3.
 type answer struct {
+	Completed bool
 	Error     string // "" for success
 	Verdict   string // "", "permanent", "after" or "undecodable"
 	After     time.Duration
-	Completed bool
 }
 
 // inChild returns a handler that runs the task in a process of its own: this
@@ -90,7 +91,7 @@ func runChild(ctx context.Context, as assignment) (a answer, how string, err err
 	if err != nil {
 		return answer{}, "", err
 	}
-	in, err := msgpack.Marshal(&as)
+	in, err := json.Marshal(&as)
 	if err != nil {
 		return answer{}, "", err
 	}
@@ -116,8 +117,8 @@ func runChild(ctx context.Context, as assignment) (a answer, how string, err err
 	}
 	if _, err := stdin.Write(in); err == nil { // or it died before it read: Wait tells
 		if b, err := io.ReadAll(io.LimitReader(out, maxAnswer)); err == nil && len(b) > 0 {
-			if err := msgpack.Unmarshal(b, &a); err != nil {
-				a = answer{}
+			if err := json.Unmarshal(b, &a); err != nil {
+				a = answer{} // cut short: it died while it answered
 			}
 		}
 	}
@@ -138,11 +139,12 @@ func (w *Worker) runOne(ctx context.Context) error {
 		return fmt.Errorf("run one task: %w", err)
 	}
 	var as assignment
-	dec := msgpack.NewDecoder(os.Stdin)
+	dec := json.NewDecoder(os.Stdin)
 	if err := dec.Decode(&as); err != nil {
 		return fmt.Errorf("run one task: read the assignment: %w", err)
 	}
-	k := w.kinds[as.Info.Kind]
+	_, action, _ := strings.Cut(as.Info.Kind, ".")
+	k := w.kinds[action]
 	if k == nil {
 		return fmt.Errorf("run one task: no handler for %s", as.Info.Kind)
 	}
@@ -180,7 +182,7 @@ func (w *Worker) runOne(ctx context.Context) error {
 			a.Verdict = "undecodable"
 		}
 	}
-	b, err := msgpack.Marshal(&a)
+	b, err := json.Marshal(&a)
 	if err != nil {
 		return fmt.Errorf("run one task: %w", err)
 	}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"github.com/droverhq/drover/shared/task"
 )
 
 const (
@@ -49,7 +47,7 @@ func (l *lane) pull(now time.Time) {
 // held. A request for few is held back while another is outstanding, because each
 // costs the broker about as much as a delivery.
 func (l *lane) want(now time.Time) (*pull, int) {
-	if l.draining {
+	if l.draining.Load() {
 		return nil, 0
 	}
 	target := l.slots - l.leaked + l.pace.ahead
@@ -115,8 +113,7 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		return
 	}
 	d := &delivery{
-		msg: m, since: now, delivered: int(meta.NumDelivered), confirmed: now, extended: now,
-		stored: task.Stored{Stream: meta.Stream, Sequence: meta.Sequence.Stream, Time: meta.Timestamp},
+		msg: m, meta: meta, delivered: int(meta.NumDelivered), confirmed: now, extended: now, //nolint:gosec // at most the consumer's MaxDeliver
 	}
 	l.mu.Lock()
 	p.heard = now
@@ -176,7 +173,7 @@ func (l *lane) checkPulls(now time.Time) {
 
 // checkQuiet tells drain when no pull is outstanding. l.mu is held.
 func (l *lane) checkQuiet() {
-	if l.draining && l.pulls[0].left == 0 && l.pulls[1].left == 0 {
+	if l.draining.Load() && l.pulls[0].left == 0 && l.pulls[1].left == 0 {
 		select {
 		case <-l.quiet:
 		default:

@@ -94,16 +94,16 @@ func (w *Worker) register(k *kind, opts []HandlerOption) {
 			w.mistake(fmt.Errorf("handle %s: %w", k.name, err))
 		}
 	}
-	service, _, err := task.SplitKind(k.name)
+	service, action, err := task.SplitKind(k.name)
 	switch {
 	case err != nil:
 		w.mistake(fmt.Errorf("handle: %w", err))
 	case service != w.service:
 		w.mistake(fmt.Errorf("handle %s: this worker is of service %s, whose kinds start with %s.", k.name, w.service, w.service))
-	case w.kinds[k.name] != nil:
+	case w.kinds[action] != nil:
 		w.mistake(fmt.Errorf("handle %s: it has a handler already", k.name))
 	default:
-		w.kinds[k.name] = k
+		w.kinds[action] = k
 	}
 }
 

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,7 +10,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -36,9 +34,9 @@ type lane struct {
 	ackWait time.Duration
 	inbox   string // prefix of every subject that this lane subscribes to
 
-	spanOptions []trace.SpanStartOption
-	labels      metric.MeasurementOption // of the lane as a whole
-	byKind      map[*kind]*labels        // nil is for kinds without a handler
+	spanAttributes []attribute.KeyValue
+	labels         metric.MeasurementOption // of the lane as a whole
+	byKind         map[*kind]*labels        // nil is for kinds without a handler
 
 	queue   chan *delivery // held, not started; a nil ends one slot
 	leases  *nats.Subscription
@@ -48,12 +46,12 @@ type lane struct {
 	settles sync.WaitGroup // of abandoned attempts
 	done    chan struct{}  // ends the keeper
 
+	draining atomic.Bool // set once, with mu held
 	mu       sync.Mutex
 	held     deliveries // every delivery that is not settled
 	running  int
 	leaked   int // slots whose handler was abandoned
 	alive    int // slots that have not ended and are not leaked
-	draining bool
 	pulls    [2]pull
 	pace     pace
 	asked    map[string]question // extensions without an answer yet, by reply subject
@@ -74,7 +72,7 @@ func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.Cons
 		asked: map[string]question{}, trouble: map[string]error{},
 	}
 	l.held.init()
-	l.spanOptions = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+	l.spanAttributes = []attribute.KeyValue{
 		attribute.String(telemetry.MessagingSystem, "nats"),
 		attribute.String(telemetry.MessagingOperationName, "process"),
 		attribute.String(telemetry.MessagingOperationType, "process"),
@@ -82,7 +80,7 @@ func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.Cons
 		attribute.String(telemetry.MessagingSubscription, l.durable),
 		attribute.String(telemetry.TaskClass, string(c.Name)),
 		attribute.String(telemetry.TaskLane, string(kind)),
-	)}
+	}
 	return l
 }
 
@@ -148,7 +146,7 @@ func (s *slot) end() {
 
 // checkIdle tells drain when the last slot has ended. l.mu is held.
 func (l *lane) checkIdle() {
-	if l.draining && l.alive == 0 {
+	if l.draining.Load() && l.alive == 0 {
 		select {
 		case <-l.idle:
 		default:
@@ -161,7 +159,7 @@ func (l *lane) checkIdle() {
 // runs may finish. It returns when everything is settled.
 func (l *lane) drain() {
 	l.mu.Lock()
-	l.draining = true
+	l.draining.Store(true)
 	if l.pulls[0].sub == nil || l.pulls[1].sub == nil { // it never started
 		l.mu.Unlock()
 		return
@@ -233,28 +231,28 @@ const (
 // delivery is one task as the broker handed it to this lane.
 type delivery struct {
 	msg       *nats.Msg
-	stored    task.Stored
-	delivered int       // times the broker has delivered this message, this one included
-	since     time.Time // when it arrived here
+	meta      *nats.MsgMetadata
+	delivered int // times the broker has delivered this message, this one included
 
 	// Guarded by lane.mu until phaseSettling, then owned by the settler.
 	phase     phase
 	slot      *slot
-	cancel    context.CancelCauseFunc // of the running handler
-	limit     time.Time               // when the handler's context ends, or ended
-	confirmed time.Time               // the lease runs from here: monotonic
-	extended  time.Time               // when the last extension was sent
-	lost      bool                    // the lease ran out: never to be acknowledged
+	limit     time.Time // when the handler's context ends, or ended
+	confirmed time.Time // the lease runs from here: monotonic
+	extended  time.Time // when the last extension was sent
+	lost      bool      // the lease ran out: never to be acknowledged
 
-	state task.State // filled in by the attempt
-	run   *run       // while it runs: for the one who abandons it
+	state task.State // of the task, before this delivery
+	run   run
+	task  Task        // what the handler gets
+	ctx   taskContext // and its context
 
 	prev, next *delivery
 }
 
 // endRun cancels the handler. l.mu is held.
 func (d *delivery) endRun(now time.Time, cause error) {
-	d.cancel(cause)
+	d.ctx.end(cause)
 	if d.limit.After(now) {
 		d.limit = now
 	}

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -14,10 +15,10 @@ import (
 // metrics are the worker's instruments. Labels are class, lane, kind, and a
 // closed set of verdicts and reasons; a kind without a handler is "unknown".
 type metrics struct {
-	wait, run             metric.Float64Histogram
-	settledN, movesN      metric.Int64Counter
-	deadN, deathsN, lostN metric.Int64Counter
-	registration          metric.Registration
+	wait, run      metric.Float64Histogram
+	movesN, deadN  metric.Int64Counter
+	deathsN, lostN metric.Int64Counter
+	registration   metric.Registration
 }
 
 // buckets of both histograms, in seconds.
@@ -31,8 +32,9 @@ func newMetrics(w *Worker) (*metrics, error) {
 		metric.WithDescription("From when a task was due to the start of its handler."))
 	m.run, errs[1] = meter.Float64Histogram(telemetry.MetricRun, metric.WithUnit("s"), buckets,
 		metric.WithDescription("Time in the handler."))
-	m.settledN, errs[2] = meter.Int64Counter(telemetry.MetricSettled, metric.WithUnit("{task}"),
+	settled, err := meter.Int64ObservableCounter(telemetry.MetricSettled, metric.WithUnit("{task}"),
 		metric.WithDescription("Deliveries settled, by verdict."))
+	errs[2] = err
 	m.movesN, errs[3] = meter.Int64Counter(telemetry.MetricMoves, metric.WithUnit("{move}"),
 		metric.WithDescription("Moves to RETRY, by reason."))
 	m.deadN, errs[4] = meter.Int64Counter(telemetry.MetricDead, metric.WithUnit("{task}"),
@@ -64,9 +66,16 @@ func newMetrics(w *Worker) (*metrics, error) {
 			o.ObserveInt64(held, int64(nHeld), l.labels)
 			o.ObserveInt64(slots, int64(l.slots), l.labels)
 			o.ObserveInt64(leaked, int64(nLeaked), l.labels)
+			for _, lb := range l.byKind {
+				for name := range lb.settled {
+					if n := lb.settled[name].Load(); n > 0 {
+						o.ObserveInt64(settled, n, lb.verdicts[name])
+					}
+				}
+			}
 		}
 		return nil
-	}, inFlight, held, slots, leaked)
+	}, settled, inFlight, held, slots, leaked)
 	return m, errs[11]
 }
 
@@ -75,9 +84,10 @@ func (m *metrics) close() { _ = m.registration.Unregister() } // it only fails w
 // labels are the measurement options of one kind in one lane, made once because
 // making an attribute set costs more than recording with it.
 type labels struct {
-	record []metric.RecordOption // class, lane, kind
-	done   []metric.AddOption    // and verdict "done"
-	attrs  []attribute.KeyValue
+	record   []metric.RecordOption // class, lane, kind
+	attrs    []attribute.KeyValue
+	settled  [len(verdicts)]atomic.Int64 // counted here: cheaper than a counter that is told of each
+	verdicts [len(verdicts)]metric.MeasurementOption
 }
 
 func (l *lane) instrument() {
@@ -90,12 +100,11 @@ func (l *lane) instrument() {
 	l.byKind = map[*kind]*labels{}
 	add := func(k *kind, name string) {
 		attrs := append(base[:len(base):len(base)], attribute.String(telemetry.TaskKind, name))
-		done := append(attrs[:len(attrs):len(attrs)], attribute.String(telemetry.TaskVerdict, "done"))
-		l.byKind[k] = &labels{
-			attrs:  attrs,
-			record: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))},
-			done:   []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(done...))},
+		lb := &labels{attrs: attrs, record: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))}}
+		for i, v := range verdicts {
+			lb.verdicts[i] = metric.WithAttributeSet(attribute.NewSet(append(attrs[:len(attrs):len(attrs)], attribute.String(telemetry.TaskVerdict, v))...))
 		}
+		l.byKind[k] = lb
 	}
 	add(nil, "unknown")
 	for _, k := range l.w.kinds {
@@ -109,20 +118,16 @@ func (lb *labels) with(more ...attribute.KeyValue) metric.MeasurementOption {
 }
 
 func (m *metrics) started(l *lane, r *run, start time.Time, d *delivery) {
-	due := d.stored.Time // when it was published, or when its timer fired
+	due := d.meta.Timestamp // when it was published, or when its timer fired
 	m.wait.Record(r.ctx, max(0, start.Sub(due).Seconds()), l.byKind[r.kind].record...)
 }
 
-func (m *metrics) settled(l *lane, r *run, outcome string) {
+func (m *metrics) settled(l *lane, r *run, v outcome) {
 	lb := l.byKind[r.kind]
 	if r.ran > 0 {
 		m.run.Record(r.ctx, r.ran.Seconds(), lb.record...)
 	}
-	if outcome == "done" {
-		m.settledN.Add(r.ctx, 1, lb.done...)
-		return
-	}
-	m.settledN.Add(r.ctx, 1, lb.with(attribute.String(telemetry.TaskVerdict, outcome)))
+	lb.settled[v].Add(1)
 }
 
 func (m *metrics) moved(l *lane, r *run, v verdict) {

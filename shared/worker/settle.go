@@ -38,25 +38,22 @@ const (
 // and tries again: the handler does not run twice for that, and nothing is
 // dropped to make room.
 func (l *lane) settle(d *delivery, v verdict) {
-	name := "lost"
+	settled := false
 	if l.holds(d) {
-		var ok bool
 		switch v.outcome {
-		case done, superseded:
-			ok = l.ack(d)
-			name = map[outcome]string{done: "done", superseded: "superseded"}[v.outcome]
 		case again, dead:
-			ok = l.move(d, v)
-			name = map[outcome]string{again: "moved", dead: "dead"}[v.outcome]
-		}
-		if !ok {
-			name = "lost"
+			settled = l.move(d, v)
+		default:
+			settled = l.ack(d)
 		}
 	}
-	l.w.metrics.settled(l, d.run, name)
-	d.run.end(v, name)
+	if !settled {
+		v.outcome = lost
+	}
+	l.w.metrics.settled(l, &d.run, v.outcome)
+	d.run.end(v)
 	l.release(d)
-	if name == "done" && d.state.Ref != "" {
+	if v.outcome == done && d.state.Ref != "" {
 		l.forget(d.state.Ref)
 	}
 }
@@ -111,7 +108,7 @@ func (l *lane) move(d *delivery, v verdict) bool {
 		span.SetStatus(codes.Error, "not stored")
 		return false
 	}
-	l.w.metrics.moved(l, d.run, v)
+	l.w.metrics.moved(l, &d.run, v)
 	l.confirm(d)
 	return true
 }

@@ -70,11 +70,10 @@ type Worker struct {
 	nc      *nats.Conn
 	config
 
-	kinds      map[string]*kind
+	kinds      map[string]*kind // by action
 	middleware []Middleware
 	mistakes   []error
 
-	base    context.Context //nolint:containedctx // of every handler: Run's, without its end
 	tracer  trace.Tracer
 	metrics *metrics
 	lanes   []*lane
@@ -131,7 +130,8 @@ func New(js jetstream.JetStream, service string, opts ...Option) (*Worker, error
 // Run takes tasks until ctx is done, then drains: it pulls no more, gives back
 // what it holds but has not started, lets running handlers finish within the
 // drain limit, cancels the rest and gives their tasks back. It returns nil when
-// all that succeeded.
+// all that succeeded. Handlers outlive ctx, so neither its end nor its values
+// reach them: what they need comes by middleware.
 //
 // It returns the registration mistakes before taking anything, an error wrapping
 // [ErrNotBound] when a consumer does not exist, and [ErrLeaked], after draining,
@@ -160,7 +160,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer w.metrics.close()
 
-	w.base = context.WithoutCancel(ctx)
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)
 	for _, l := range w.lanes {

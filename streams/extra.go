@@ -1,0 +1,74 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/task"
+)
+
+// ours reports whether all consumers of a stream come from the fleet. DEAD and
+// ADVISORIES are read by whoever likes.
+func ours(stream string) bool {
+	return stream == task.RetryStream || strings.HasPrefix(stream, tasksPrefix)
+}
+
+const tasksPrefix = "TASKS_"
+
+// extraConsumer reports a consumer that the fleet does not name. Of RETRY it is
+// the lane of a service that was removed, so what waits there has to be drained
+// first; on a class's stream the check of its subjects sees to that.
+func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.ConsumerInfo) error {
+	c := Change{Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it remove it with `nats consumer rm " +
+		info.Stream + " " + info.Name + "`"}
+	if info.Stream == task.RetryStream {
+		n := info.NumPending + uint64(info.NumAckPending)
+		if lane, ok := strings.CutPrefix(info.Config.FilterSubject, "retry.ready."); ok {
+			waiting, err := tally(ctx, p.js, task.RetryStream, "retry.wait."+lane, 0)
+			if err != nil {
+				return err
+			}
+			n += waiting.count
+		}
+		if n > 0 {
+			c.Action, c.Note = Refuse, fmt.Sprintf("%s would be left without a worker: keep the service in the fleet "+
+				"until `drover lanes` shows its lane empty", messages(n))
+		}
+	}
+	p.add(step{Change: c})
+	return nil
+}
+
+// extraStreams reports streams of classes that the fleet does not name, or that
+// no service serves.
+func (p *planner) extraStreams(ctx context.Context) error {
+	lister := p.js.StreamNames(ctx)
+	var names []string
+	for name := range lister.Name() {
+		known := slices.ContainsFunc(p.want.Streams, func(c jetstream.StreamConfig) bool { return c.Name == name })
+		if strings.HasPrefix(name, tasksPrefix) && !known {
+			names = append(names, name)
+		}
+	}
+	if err := lister.Err(); err != nil {
+		return fmt.Errorf("list streams: %w", err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		s, err := p.js.Stream(ctx, name)
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", name, err)
+		}
+		c := Change{Object: "stream " + name, Action: Extra, Note: "no service of the fleet serves it; it is empty: remove it with `nats stream rm " + name + "`"}
+		if n := s.CachedInfo().State.Msgs; n > 0 {
+			c.Action, c.Note = Refuse, fmt.Sprintf("%s would be left without a worker: keep its services in the fleet "+
+				"until `drover lanes` shows their lanes empty, or discard them with `nats stream purge %s`", messages(n), name)
+		}
+		p.add(step{Change: c})
+	}
+	return nil
+}

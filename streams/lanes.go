@@ -1,0 +1,112 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/task"
+)
+
+// Lane is the state of one service's share of one class, or of the retries of
+// that class.
+type Lane struct {
+	Class   task.Class
+	Service string
+	Retry   bool // of due retries
+
+	Depth       uint64 // never delivered, and due
+	InFlight    int    // delivered and not yet settled
+	Redelivered int    // of InFlight, those delivered more than once
+	Pulls       int    // requests of workers for more: 0 with Depth means that none is free, or none is there
+	Paused      bool   // the consumer hands nothing out; a task whose holder dies waits as well
+
+	WaitingAge time.Duration // of the oldest in Depth, since it was stored; 0 when Depth is 0
+	OldestAge  time.Duration // of the oldest in the lane, delivered or not; 0 when there is none
+
+	Waiting uint64 // in a Retry lane: timers that are not yet due
+	Dead    uint64 // in a live lane: dead letters of the service in the class
+}
+
+// Lanes returns the state of every lane of the fleet, the live lane of each class
+// and service before the one of its retries. Depth to Paused are the word of the
+// consumer's leader; ages and counts of RETRY and DEAD may come from a replica,
+// and no two figures are from one instant. Lanes that could not be read are left
+// out, and the error names them.
+func Lanes(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]Lane, error) {
+	fleet, err := fleet.ready()
+	if err != nil {
+		return nil, fmt.Errorf("read lanes: %w", err)
+	}
+	consumers := fleet.Topology().Consumers
+	lanes := make([]Lane, len(consumers))
+	errs := make([]error, len(consumers))
+	var wg sync.WaitGroup
+	for i, c := range consumers {
+		wg.Go(func() { lanes[i], errs[i] = lane(ctx, js, c) })
+	}
+	wg.Wait()
+	read := lanes[:0]
+	for i, l := range lanes {
+		if errs[i] == nil {
+			read = append(read, l)
+		}
+	}
+	return read, errors.Join(errs...)
+}
+
+func lane(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error) {
+	consumer, err := js.Consumer(ctx, c.Stream, c.Config.Durable)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			err = fmt.Errorf("%w: run `drover streams apply`", err)
+		}
+		return Lane{}, fmt.Errorf("read lane %s/%s: %w", c.Stream, c.Config.Durable, err)
+	}
+	info := consumer.CachedInfo()
+	l := Lane{
+		Class: c.Class, Service: c.Service, Retry: c.Retry,
+		Depth: info.NumPending, InFlight: info.NumAckPending, Redelivered: info.NumRedelivered,
+		Pulls: info.NumWaiting, Paused: info.Paused,
+	}
+	now := info.TimeStamp // by the broker's clock, as the times that messages were stored
+	if now.IsZero() {
+		now = time.Now()
+	}
+	all, err := tally(ctx, js, c.Stream, c.Config.FilterSubject, 0)
+	if err != nil {
+		return Lane{}, err
+	}
+	l.OldestAge = all.age(now)
+	if l.Depth > 0 {
+		// A consumer goes forward through its stream, so what it never delivered comes
+		// after what it delivered last.
+		rest, err := tally(ctx, js, c.Stream, c.Config.FilterSubject, info.Delivered.Stream+1)
+		if err != nil {
+			return Lane{}, err
+		}
+		l.WaitingAge = rest.age(now)
+	}
+	other, stream, filter := &l.Dead, task.DeadStream, deadFilter(c.Class, c.Service)
+	if c.Retry {
+		other, stream, filter = &l.Waiting, task.RetryStream, waitFilter(c.Class, c.Service)
+	}
+	f, err := tally(ctx, js, stream, filter, 0)
+	if err != nil {
+		return Lane{}, err
+	}
+	*other = f.count
+	return l, nil
+}
+
+// age is how long before now the first was stored, and 0 when nothing was found.
+func (f found) age(now time.Time) time.Duration {
+	if f.first.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(f.first))
+}

@@ -1,0 +1,53 @@
+package streams
+
+import (
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/task"
+)
+
+// Topology is all that the broker holds for a fleet.
+type Topology struct {
+	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES
+	Consumers []Consumer               // by class and service, the live one before the one of its retries
+	Bodies    jetstream.ObjectStoreConfig
+}
+
+// Consumer is one durable consumer: a lane.
+type Consumer struct {
+	Stream  string
+	Config  jetstream.ConsumerConfig
+	Class   task.Class
+	Service string
+	Retry   bool // of due retries
+}
+
+// Topology derives the streams, consumers and buckets of the fleet. It is
+// meaningful only when Validate passes.
+func (f *Fleet) Topology() Topology {
+	f = f.withDefaults()
+	var t Topology
+	for _, c := range f.Classes {
+		serving := f.serving(c.Name)
+		if len(serving) == 0 {
+			continue // a stream without subjects would take its own name as one
+		}
+		t.Streams = append(t.Streams, f.tasks(c, serving))
+		for _, s := range serving {
+			t.Consumers = append(t.Consumers, liveConsumer(c, s), retryConsumer(c, s))
+		}
+	}
+	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories())
+	t.Bodies = f.bodies()
+	return t
+}
+
+func (f *Fleet) serving(c task.Class) []Service {
+	var out []Service
+	for _, s := range f.Services {
+		if s.Serves(c) {
+			out = append(out, s)
+		}
+	}
+	return out
+}

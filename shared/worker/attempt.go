@@ -23,7 +23,8 @@ type run struct {
 	span    trace.Span
 	kind    *kind // nil when there is no handler for it
 	started time.Time
-	ran     time.Duration // in the handler; 0 when it did not come to that
+	invoked bool          // the handler ran and returned
+	ran     time.Duration // in the handler
 }
 
 // verdict says how a delivery is settled, and why.
@@ -255,7 +256,7 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	if d.phase == phaseAbandoned {
 		return nil, false
 	}
-	r.ran, d.phase = ran, phaseSettling
+	r.invoked, r.ran, d.phase = true, ran, phaseSettling
 	l.running--
 	return err, true
 }

@@ -124,7 +124,7 @@ func (m *metrics) started(l *lane, r *run, start time.Time, d *delivery) {
 
 func (m *metrics) settled(l *lane, r *run, v outcome) {
 	lb := l.byKind[r.kind]
-	if r.ran > 0 {
+	if r.invoked {
 		m.run.Record(r.ctx, r.ran.Seconds(), lb.record...)
 	}
 	lb.settled[v].Add(1)

@@ -63,7 +63,7 @@ func (l *lane) release(d *delivery) {
 	now := time.Now()
 	l.mu.Lock()
 	l.held.remove(d)
-	if d.run.ran > 0 {
+	if d.run.invoked {
 		l.pace.add(d.run.ran)
 	}
 	p, n := l.want(now)

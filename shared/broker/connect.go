@@ -87,18 +87,18 @@ func Connect(ctx context.Context, o Options) (jetstream.JetStream, error) {
 		nats.ReconnectBufSize(noReconnectBuffer),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			if !nc.IsClosed() {
-				log.Warn("broker connection lost, reconnecting", "error", err)
+				log.WarnContext(ctx, "broker connection lost, reconnecting", slog.Any("error", err))
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info("broker connection is back", "url", nc.ConnectedUrlRedacted())
+			log.InfoContext(ctx, "broker connection is back", slog.String("url", nc.ConnectedUrlRedacted()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			attrs := []any{"error", err}
+			subject := ""
 			if sub != nil {
-				attrs = append(attrs, "subject", sub.Subject)
+				subject = sub.Subject
 			}
-			log.Error("broker reports an error on the connection", attrs...)
+			log.ErrorContext(ctx, "broker reports an error on the connection", slog.Any("error", err), slog.String("subject", subject))
 		}),
 	}
 	if o.Name != "" {

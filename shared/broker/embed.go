@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,7 +48,7 @@ func Embed(c Config) (*Server, error) {
 		c.Port = 4222
 	}
 	if c.Port > 0 {
-		l, err := net.Listen("tcp", net.JoinHostPort(c.Host, strconv.Itoa(c.Port)))
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(c.Host, strconv.Itoa(c.Port)))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("start embedded broker on %s:%d: %w", c.Host, c.Port, ErrPortTaken)
 		}
@@ -98,9 +99,13 @@ func (s *Server) Shutdown() {
 // narration of its start and of every connection.
 type serverLog struct{ log *slog.Logger }
 
-func (l serverLog) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
-func (l serverLog) Warnf(f string, v ...any)   { l.log.Debug(fmt.Sprintf(f, v...)) }
-func (l serverLog) Errorf(f string, v ...any)  { l.log.Error("broker: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Fatalf(f string, v ...any)  { l.log.Error("broker: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Noticef(f string, v ...any) { l.say(slog.LevelDebug, f, v) }
+func (l serverLog) Warnf(f string, v ...any)   { l.say(slog.LevelDebug, f, v) }
+func (l serverLog) Errorf(f string, v ...any)  { l.say(slog.LevelError, f, v) }
+func (l serverLog) Fatalf(f string, v ...any)  { l.say(slog.LevelError, f, v) }
 func (l serverLog) Debugf(string, ...any)      {}
 func (l serverLog) Tracef(string, ...any)      {}
+
+func (l serverLog) say(level slog.Level, format string, v []any) {
+	l.log.Log(context.Background(), level, "embedded broker", slog.String("says", fmt.Sprintf(format, v...)))
+}

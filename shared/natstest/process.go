@@ -182,7 +182,7 @@ type Broker struct {
 // StartBroker starts a nats-server with JetStream in a child process.
 func StartBroker(tb testing.TB) *Broker {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func IsPermanent(err error) bool {
 // After asks for the task to be run again in d, without burning an attempt: the
 // destination said when (HTTP 429 with Retry-After), or it is closed for now.
 // d is bounded by the worker to between 0 and [MaxAfter]. err says why and is
-// kept in the task's history; a nil err is allowed.
+// kept in the trace of the task; a nil err is allowed.
 func After(d time.Duration, err error) error {
 	return &afterError{d: min(max(d, 0), MaxAfter), err: err}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,7 +99,7 @@ func ReadState(subject string, h nats.Header, at Stored) (State, error) {
 			errs = append(errs, fmt.Errorf("%w %s: %q is not a count", ErrBadHeader, name, v))
 			return 0
 		}
-		return int(n) //nolint:gosec // it fits 31 bits
+		return int(n)
 	}
 	s.Generation, s.Attempt = number(HeaderGeneration), number(HeaderAttempt)
 	s.Hop, s.Deaths = number(HeaderHop), number(HeaderDeaths)
@@ -140,7 +141,7 @@ func (s *State) Fail(f Failure) {
 	if len(f.Error) > maxFailureText {
 		f.Error = strings.ToValidUTF8(f.Error[:maxFailureText-len("…")], "") + "…"
 	}
-	errs := append(s.Errors[:len(s.Errors):len(s.Errors)], f)
+	errs := slices.Concat(s.Errors, []Failure{f}) // a copy: another state may share them
 	if len(errs) > maxFailures {
 		errs = append(errs[:1:1], errs[len(errs)-maxFailures+1:]...)
 	}

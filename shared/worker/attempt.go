@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -92,10 +93,10 @@ func (l *lane) begin(d *delivery) {
 	if st.Prev != "" {
 		prev := telemetry.ParseTraceparent(st.Prev)
 		if prev.IsValid() && !prev.Equal(trace.SpanContextFromContext(ctx)) { // Jaeger shows a parent that is also a link as a link
-			opts = append(opts[:len(opts):len(opts)], trace.WithLinks(trace.Link{SpanContext: prev}))
+			opts = append(slices.Clip(opts), trace.WithLinks(trace.Link{SpanContext: prev}))
 		}
 	}
-	r.ctx, r.span = l.w.tracer.Start(ctx, name, opts...)
+	r.ctx, r.span = l.w.tracer.Start(ctx, name, opts...) //nolint:spancheck // end ends it
 	if r.span.IsRecording() {
 		r.span.SetAttributes(l.spanAttributes...)
 		r.span.SetAttributes(
@@ -105,7 +106,7 @@ func (l *lane) begin(d *delivery) {
 			attribute.Int(telemetry.TaskGeneration, st.Generation),
 			attribute.Int(telemetry.TaskDeaths, d.deaths()),
 			attribute.String(telemetry.MessagingMessageID, st.ID),
-			attribute.Int64(telemetry.MessagingSequence, int64(d.meta.Sequence.Stream)), //nolint:gosec // a stream does not reach 2^63
+			attribute.Int64(telemetry.MessagingSequence, int64(d.meta.Sequence.Stream)),
 		)
 		if st.Subject.Tenant != "" {
 			r.span.SetAttributes(attribute.String(telemetry.TaskTenant, st.Subject.Tenant))

@@ -79,7 +79,7 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	req = strconv.AppendInt(req, int64(n), 10)
 	req = append(req, '}')
 	reply := p.inbox + strconv.FormatUint(p.serial, 10)
-	if err := l.w.nc.PublishRequest(l.api("CONSUMER.MSG.NEXT", l.stream, l.durable), reply, req); err != nil {
+	if err := l.w.nc.PublishRequest(l.api("CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
 		l.mu.Lock()
 		p.left, p.notBefore = 0, now.Add(pullPause) // not connected: the keeper tries again
 		l.checkQuiet()
@@ -88,16 +88,12 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 }
 
 // api is the subject of a JetStream API call under the prefix of the account.
-func (l *lane) api(call string, tokens ...string) string {
+func (l *lane) api(call string) string {
 	prefix := l.w.js.Options().APIPrefix
 	if prefix == "" {
 		prefix = "$JS.API."
 	}
-	s := prefix + call
-	for _, t := range tokens {
-		s += "." + t
-	}
-	return s
+	return prefix + call
 }
 
 // arrive takes what the broker sends for a pull: a delivery, or its status.
@@ -113,7 +109,7 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		return
 	}
 	d := &delivery{
-		msg: m, meta: meta, delivered: int(meta.NumDelivered), confirmed: now, extended: now, //nolint:gosec // at most the consumer's MaxDeliver
+		msg: m, meta: meta, delivered: int(meta.NumDelivered), confirmed: now, extended: now,
 	}
 	l.mu.Lock()
 	p.heard = now

@@ -99,7 +99,7 @@ func (w *Worker) register(k *kind, opts []HandlerOption) {
 	case err != nil:
 		w.mistake(fmt.Errorf("handle: %w", err))
 	case service != w.service:
-		w.mistake(fmt.Errorf("handle %s: this worker is of service %s, whose kinds start with %s.", k.name, w.service, w.service))
+		w.mistake(fmt.Errorf("handle %s: this worker is of service %s, whose kinds start with %q", k.name, w.service, w.service+"."))
 	case w.kinds[action] != nil:
 		w.mistake(fmt.Errorf("handle %s: it has a handler already", k.name))
 	default:

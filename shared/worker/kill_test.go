@@ -114,16 +114,19 @@ type event struct {
 // ledger is where the worker processes of one test write what they ran.
 type ledger string
 
-func newLedger(t testing.TB) ledger { return ledger(filepath.Join(t.TempDir(), "ledger")) }
+func newLedger(tb testing.TB) ledger {
+	tb.Helper()
+	return ledger(filepath.Join(tb.TempDir(), "ledger"))
+}
 
-func (l ledger) read(t testing.TB) []event {
-	t.Helper()
+func (l ledger) read(tb testing.TB) []event {
+	tb.Helper()
 	f, err := os.Open(string(l))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
 	var events []event
@@ -131,7 +134,7 @@ func (l ledger) read(t testing.TB) []event {
 		var e event
 		var us int64
 		if _, err := fmt.Sscanf(lines.Text(), "%s %s %d %d %d", &e.what, &e.id, &e.pid, &e.attempt, &us); err != nil {
-			t.Fatalf("ledger line %q: %v", lines.Text(), err)
+			tb.Fatalf("ledger line %q: %v", lines.Text(), err)
 		}
 		e.at = time.UnixMicro(us)
 		events = append(events, e)
@@ -140,10 +143,10 @@ func (l ledger) read(t testing.TB) []event {
 }
 
 // count returns how often each task has had an event.
-func (l ledger) count(t testing.TB, what string) map[string]int {
-	t.Helper()
+func (l ledger) count(tb testing.TB, what string) map[string]int {
+	tb.Helper()
 	n := map[string]int{}
-	for _, e := range l.read(t) {
+	for _, e := range l.read(tb) {
 		if e.what == what {
 			n[e.id]++
 		}
@@ -152,15 +155,15 @@ func (l ledger) count(t testing.TB, what string) map[string]int {
 }
 
 // wait returns once ok is true of the ledger, and fails the test after the limit.
-func (l ledger) wait(t testing.TB, limit time.Duration, what string, ok func([]event) bool) []event {
-	t.Helper()
+func (l ledger) wait(tb testing.TB, limit time.Duration, what string, ok func([]event) bool) []event {
+	tb.Helper()
 	for deadline := time.Now().Add(limit); ; {
-		events := l.read(t)
+		events := l.read(tb)
 		if ok(events) {
 			return events
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s; the ledger has %d events", limit, what, len(events))
+			tb.Fatalf("not within %v: %s; the ledger has %d events", limit, what, len(events))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -179,9 +182,9 @@ func happened(what, id string) func([]event) bool {
 	}
 }
 
-func spawnWorker(t testing.TB, url string, l ledger, env ...string) *natstest.Process {
-	t.Helper()
-	return natstest.Spawn(t, "worker", append([]string{envURL + "=" + url, envLedger + "=" + string(l)}, env...)...)
+func spawnWorker(tb testing.TB, url string, l ledger, env ...string) *natstest.Process {
+	tb.Helper()
+	return natstest.Spawn(tb, "worker", append([]string{envURL + "=" + url, envLedger + "=" + string(l)}, env...)...)
 }
 
 const shortAckWait = 2 * time.Second // not for production: see architecture

@@ -48,34 +48,34 @@ func (s *starts) quantile(q float64) time.Duration {
 }
 
 // send publishes a task that carries the time it was sent at.
-func send(t testing.TB, js jetstream.JetStream, class task.Class, id string) {
-	t.Helper()
+func send(tb testing.TB, js jetstream.JetStream, class task.Class, id string) {
+	tb.Helper()
 	body, err := task.Marshal(note{Text: "live", N: int(time.Now().UnixNano())})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "tasks." + string(class) + ".test.note", Data: body}, jetstream.WithMsgID(id)); err != nil {
-		t.Fatal(err)
+	if _, err := js.PublishMsg(tb.Context(), &nats.Msg{Subject: "tasks." + string(class) + ".test.note", Data: body}, jetstream.WithMsgID(id)); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // stream sends n tasks of a class, one every interval: an open loop.
-func openLoop(t testing.TB, js jetstream.JetStream, class task.Class, n int, interval time.Duration) {
-	t.Helper()
+func openLoop(tb testing.TB, js jetstream.JetStream, class task.Class, n int, interval time.Duration) {
+	tb.Helper()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for i := range n {
-		send(t, js, class, fmt.Sprint("live", i))
+		send(tb, js, class, fmt.Sprint("live", i))
 		<-tick.C
 	}
 }
 
 // until waits for ok, for at most limit.
-func until(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
+func until(tb testing.TB, limit time.Duration, what string, ok func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(limit); !ok(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
+			tb.Fatalf("not within %v: %s", limit, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

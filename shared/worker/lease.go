@@ -2,10 +2,13 @@ package worker
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/droverhq/drover/shared/telemetry"
 )
 
 // question is an extension that was sent and not answered yet.
@@ -138,8 +141,8 @@ func (l *lane) abandon(d *delivery) {
 	l.checkIdle()
 	l.running--
 	l.mu.Unlock()
-	l.w.log.Warn("handler ignores its cancelled context: its slot is lost until it returns",
-		"task.kind", d.state.Subject.Kind(), "task.id", d.state.ID)
+	l.w.log.WarnContext(d.run.ctx, "handler ignores its cancelled context: its slot is lost until it returns",
+		slog.String(telemetry.TaskKind, d.run.kind.name), slog.String(telemetry.TaskID, d.state.ID))
 	l.w.leak(1)
 	l.settles.Go(func() {
 		cause := context.Cause(d.run.ctx)

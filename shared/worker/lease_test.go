@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -226,7 +227,7 @@ func TestNoHoarding(t *testing.T) {
 		}
 		synctest.Wait()
 		for i := range 20 {
-			publish(t, js, fmt.Sprint(i), note{})
+			publish(t, js, strconv.Itoa(i), note{})
 		}
 		time.Sleep(time.Second)
 		c, err := js.Consumer(t.Context(), "TASKS_DEFAULT", "test")

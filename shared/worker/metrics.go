@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -99,10 +100,10 @@ func (l *lane) instrument() {
 	l.labels = metric.WithAttributeSet(attribute.NewSet(base...))
 	l.byKind = map[*kind]*labels{}
 	add := func(k *kind, name string) {
-		attrs := append(base[:len(base):len(base)], attribute.String(telemetry.TaskKind, name))
+		attrs := slices.Concat(base, []attribute.KeyValue{attribute.String(telemetry.TaskKind, name)})
 		lb := &labels{attrs: attrs, record: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))}}
 		for i, v := range verdicts {
-			lb.verdicts[i] = metric.WithAttributeSet(attribute.NewSet(append(attrs[:len(attrs):len(attrs)], attribute.String(telemetry.TaskVerdict, v))...))
+			lb.verdicts[i] = metric.WithAttributeSet(attribute.NewSet(append(slices.Clip(attrs), attribute.String(telemetry.TaskVerdict, v))...))
 		}
 		l.byKind[k] = lb
 	}
@@ -114,7 +115,7 @@ func (l *lane) instrument() {
 
 // with is for the paths that a task does not take normally.
 func (lb *labels) with(more ...attribute.KeyValue) metric.MeasurementOption {
-	return metric.WithAttributes(append(lb.attrs[:len(lb.attrs):len(lb.attrs)], more...)...)
+	return metric.WithAttributes(append(slices.Clip(lb.attrs), more...)...)
 }
 
 func (m *metrics) started(l *lane, r *run, start time.Time, d *delivery) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -200,14 +201,15 @@ func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) 
 		if err == nil {
 			if troubled {
 				l.report(doing, nil)
-				l.w.log.Info("the broker accepts again", "doing", doing)
+				l.w.log.InfoContext(d.run.ctx, "the broker accepts again", slog.String("doing", doing))
 			}
 			return true
 		}
 		if !troubled {
 			troubled = true
-			l.w.log.Warn("the broker refuses: the task keeps its slot until it accepts",
-				"doing", doing, "error", err, telemetry.TaskID, d.state.ID, telemetry.TaskKind, d.state.Subject.Kind())
+			l.w.log.WarnContext(d.run.ctx, "the broker refuses: the task keeps its slot until it accepts",
+				slog.String("doing", doing), slog.Any("error", err),
+				slog.String(telemetry.TaskID, d.state.ID), slog.String(telemetry.TaskKind, d.state.Subject.Kind()))
 		}
 		l.report(doing, err)
 		timer := time.NewTimer(wait)
@@ -255,7 +257,7 @@ func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, e
 	if err != nil {
 		return nil, err
 	}
-	answer, err := l.w.nc.RequestWithContext(ctx, l.api("STREAM.MSG.GET", stream), req)
+	answer, err := l.w.nc.RequestWithContext(ctx, l.api("STREAM.MSG.GET."+stream), req)
 	if err != nil {
 		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
 	}
@@ -301,6 +303,6 @@ func (l *lane) forget(ref string) {
 		err = store.Delete(ctx, ref)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		l.w.log.WarnContext(ctx, "the body of a finished task stays in the object store", "ref", ref, "error", err)
+		l.w.log.WarnContext(ctx, "the body of a finished task stays in the object store", slog.String("ref", ref), slog.Any("error", err))
 	}
 }

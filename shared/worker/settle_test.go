@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -223,9 +225,7 @@ func TestNotRunnable(t *testing.T) {
 					subject = "tasks.default.test.note"
 				}
 				msg := &nats.Msg{Subject: subject, Header: nats.Header{"Nats-Msg-Id": {"weird id/1"}}, Data: []byte(tt.body)}
-				for k, v := range tt.header {
-					msg.Header[k] = v
-				}
+				maps.Copy(msg.Header, tt.header)
 				if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 					t.Fatal(err)
 				}
@@ -287,7 +287,7 @@ func TestLargestBodyFailsAllAttempts(t *testing.T) {
 		if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 			t.Fatalf("publish at the limit: %v", err)
 		}
-		over := &nats.Msg{Subject: msg.Subject, Data: append(body[:len(body):len(body)], 0), Header: nats.Header{"Nats-Msg-Id": {"b"}, "X-Large": header["X-Large"]}}
+		over := &nats.Msg{Subject: msg.Subject, Data: append(slices.Clip(body), 0), Header: nats.Header{"Nats-Msg-Id": {"b"}, "X-Large": header["X-Large"]}}
 		if _, err := js.PublishMsg(t.Context(), over); err == nil {
 			t.Fatal("a message above the limit was accepted")
 		}

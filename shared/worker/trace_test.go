@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,7 +85,7 @@ func TestTrace(t *testing.T) {
 				}
 				got := map[attribute.Key]string{}
 				for _, kv := range second.Attributes() {
-					got[kv.Key] = kv.Value.Emit()
+					got[kv.Key] = kv.Value.String()
 				}
 				for k, want := range map[attribute.Key]string{
 					telemetry.TaskID: "a", telemetry.TaskKind: "test.note", telemetry.TaskClass: "default", telemetry.TaskAttempt: "2",
@@ -133,13 +134,13 @@ func TestMetrics(t *testing.T) {
 		got := map[string]float64{}
 		for _, m := range all.ScopeMetrics[0].Metrics {
 			add := func(set attribute.Set, n float64) {
-				name := m.Name
+				name := []string{m.Name}
 				for _, key := range []attribute.Key{telemetry.TaskKind, telemetry.TaskLane, telemetry.TaskVerdict, telemetry.TaskReason} {
 					if v, ok := set.Value(key); ok {
-						name += " " + v.Emit()
+						name = append(name, v.String())
 					}
 				}
-				got[name] += n
+				got[strings.Join(name, " ")] += n
 			}
 			switch data := m.Data.(type) {
 			case metricdata.Sum[int64]:

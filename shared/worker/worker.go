@@ -39,6 +39,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,8 +145,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	for _, k := range w.kinds {
-		for i := len(w.middleware) - 1; i >= 0; i-- {
-			k.handler = w.middleware[i](k.handler)
+		for _, v := range slices.Backward(w.middleware) {
+			k.handler = v(k.handler)
 		}
 	}
 	if IsChild() {
@@ -170,7 +171,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	if ctx.Err() == nil {
 		w.setStatus(nil)
-		w.log.InfoContext(ctx, "worker takes tasks", telemetry.TaskService, w.service, "lanes", len(w.lanes))
+		w.log.InfoContext(ctx, "worker takes tasks", slog.String(telemetry.TaskService, w.service), slog.Int("lanes", len(w.lanes)))
 	}
 	<-ctx.Done()
 	w.setStatus(ErrDraining)
@@ -242,7 +243,7 @@ func (w *Worker) drainLanes() {
 	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
 	defer cancel()
 	if err := w.nc.FlushWithContext(ctx); err != nil {
-		w.log.WarnContext(ctx, "the last acknowledgements may not have arrived: their tasks may run again", "error", err)
+		w.log.WarnContext(ctx, "the last acknowledgements may not have arrived: their tasks may run again", slog.Any("error", err))
 	}
 }
 

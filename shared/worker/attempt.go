@@ -22,8 +22,7 @@ import (
 type run struct {
 	ctx     context.Context //nolint:containedctx // it is the handler's
 	span    trace.Span
-	kind    *kind // nil when there is no handler for it
-	started time.Time
+	kind    *kind         // nil when there is no handler for it
 	invoked bool          // the handler ran and returned
 	ran     time.Duration // in the handler
 }
@@ -57,15 +56,17 @@ const (
 
 // work takes one delivery from the queue to its end.
 func (l *lane) work(s *slot, d *delivery) {
-	var badState error
-	d.state, badState = task.ReadState(d.msg.Subject, d.msg.Header,
-		task.Stored{Stream: d.meta.Stream, Sequence: d.meta.Sequence.Stream, Time: d.meta.Timestamp})
-	l.begin(d)
+	st, bad := d.state()
+	d.task.Info = task.Info{
+		ID: st.ID, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
+		Attempt: st.Attempt, Generation: st.Generation, EnqueuedAt: st.EnqueuedAt, Deadline: st.Deadline,
+	}
+	l.begin(d, &st)
 	if l.draining.Load() {
 		l.settle(d, verdict{outcome: again, reason: task.GaveBack})
 		return
 	}
-	handler, v := l.prepare(d, badState)
+	handler, v := l.prepare(d, &st, bad)
 	if handler == nil {
 		l.settle(d, v)
 		return
@@ -80,14 +81,15 @@ func (l *lane) work(s *slot, d *delivery) {
 
 // begin starts the span of an attempt: a child of the publish span, or the root
 // of the trace of a task that came without one, linked to the attempt before.
-func (l *lane) begin(d *delivery) {
-	r, st := &d.run, &d.state
-	r.started = time.Now()
+func (l *lane) begin(d *delivery, st *task.State) {
+	r := &d.run
 	r.kind = l.w.kinds[st.Subject.Action]
 	ctx := telemetry.Extract(context.Background(), d.msg.Header)
 	name := "process " + st.Subject.Service
 	if r.kind != nil {
-		name = r.kind.spanName
+		name, d.task.Kind = r.kind.spanName, r.kind.name
+	} else {
+		d.task.Kind = st.Subject.Kind()
 	}
 	opts := spanOptions
 	if st.Prev != "" {
@@ -104,7 +106,7 @@ func (l *lane) begin(d *delivery) {
 			attribute.String(telemetry.TaskKind, st.Subject.Kind()),
 			attribute.Int(telemetry.TaskAttempt, st.Attempt+1),
 			attribute.Int(telemetry.TaskGeneration, st.Generation),
-			attribute.Int(telemetry.TaskDeaths, d.deaths()),
+			attribute.Int(telemetry.TaskDeaths, d.deaths(st.Deaths)),
 			attribute.String(telemetry.MessagingMessageID, st.ID),
 			attribute.Int64(telemetry.MessagingSequence, int64(d.meta.Sequence.Stream)),
 		)
@@ -133,18 +135,14 @@ func (r *run) end(v verdict) {
 	r.span.End()
 }
 
-// deaths counts the deliveries of this task that ended in no verdict.
-func (d *delivery) deaths() int { return d.state.Deaths + d.delivered - 1 }
-
 // prepare decides what can be decided without running the handler. It returns
-// the handler, with d.task filled in, or a nil handler and the verdict.
-func (l *lane) prepare(d *delivery, badState error) (Handler, verdict) {
-	st := &d.state
+// the handler, with the body in d.task, or a nil handler and the verdict.
+func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict) {
 	bury := func(reason task.Reason, err error) (Handler, verdict) {
 		return nil, verdict{outcome: dead, reason: reason, err: err}
 	}
-	if badState != nil {
-		return bury(task.Undecodable, badState)
+	if bad != nil {
+		return bury(task.Undecodable, bad)
 	}
 	k := d.run.kind
 	if k == nil {
@@ -153,48 +151,48 @@ func (l *lane) prepare(d *delivery, badState error) (Handler, verdict) {
 	handler := k.handler
 	if d.delivered > 1 {
 		l.w.metrics.death(l, &d.run)
-		moved, ok := l.movedBefore(d)
+		moved, ok := l.movedBefore(d, st)
 		if !ok || moved {
 			return nil, verdict{outcome: superseded} // when not ok, the lease is lost and settle does nothing
 		}
-		switch deaths := d.deaths(); {
+		switch deaths := d.deaths(st.Deaths); {
 		case d.delivered > hopelessAfter:
 			return bury(task.CrashLoop, fmt.Errorf("%d deliveries of one message ended in no verdict", d.delivered-1))
 		case deaths >= suspectFrom && l.kind == liveLane:
 			return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
 		}
 	}
-	if l.kind == retryLane && d.deaths() >= suspectFrom {
-		handler = l.inChild(d)
+	if deaths := d.deaths(st.Deaths); l.kind == retryLane && deaths >= suspectFrom {
+		if st.Deaths >= suspectFrom {
+			deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
+		}
+		handler = l.inChild(d, deaths)
 	}
-	if !st.Deadline.IsZero() && !d.run.started.Before(st.Deadline) {
+	if !st.Deadline.IsZero() && !time.Now().Before(st.Deadline) {
 		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
 	}
-	body, err := l.body(d)
+	var err error
+	d.task.Body, err = l.body(d, st)
 	switch {
 	case errors.Is(err, task.ErrBadBody):
 		return bury(task.Undecodable, err)
 	case err != nil:
 		return nil, d.run.verdict(l, d, err)
 	}
-	d.task = Task{Body: body, Info: task.Info{
-		ID: st.ID, Kind: k.name, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
-		Attempt: st.Attempt, Generation: st.Generation, EnqueuedAt: st.EnqueuedAt, Deadline: st.Deadline,
-	}}
 	return handler, verdict{}
 }
 
 // body returns the arguments in msgpack: fetched, decompressed and checked, so
 // that decoding them cannot exhaust the process.
-func (l *lane) body(d *delivery) ([]byte, error) {
+func (l *lane) body(d *delivery, st *task.State) ([]byte, error) {
 	body := d.msg.Data
-	if d.state.Ref != "" {
+	if st.Ref != "" {
 		var err error
-		if body, err = l.fetch(d.run.ctx, d.state.Ref); err != nil {
+		if body, err = l.fetch(d.run.ctx, st.Ref); err != nil {
 			return nil, err
 		}
 	}
-	if d.state.Encoding == task.EncodingZstd {
+	if st.Encoding == task.EncodingZstd {
 		var err error
 		if body, err = task.Decompress(body, 0); err != nil {
 			return nil, err
@@ -329,7 +327,7 @@ func (r *run) verdict(l *lane, d *delivery, err error) verdict {
 	if delay, ok := retry.AsAfter(err); ok {
 		return verdict{outcome: again, reason: task.PutOff, delay: delay, err: err}
 	}
-	policy, failed := r.kind.policy(l.class), d.state.Attempt+1
+	policy, failed := r.kind.policy(l.class), d.task.Attempt+1
 	if policy.Spent(failed) {
 		return verdict{outcome: dead, reason: task.Failed, err: err}
 	}

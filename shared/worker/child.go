@@ -49,12 +49,8 @@ type answer struct {
 // inChild returns a handler that runs the task in a process of its own: this
 // binary, started again for that one task. Whatever the task does to its process,
 // the neighbours go on. A child that ends without an answer is a death.
-func (l *lane) inChild(d *delivery) Handler {
+func (l *lane) inChild(d *delivery, deaths int) Handler {
 	return func(ctx context.Context, t *Task) error {
-		deaths := d.deaths()
-		if d.state.Deaths >= suspectFrom {
-			deaths = d.state.Deaths // since then it ran alone: deaths of the parent were not its fault
-		}
 		limit := d.run.kind.limit(l.class)
 		a, how, err := runChild(ctx, assignment{
 			Class: string(l.class.Name), Info: t.Info, Body: t.Body, Limit: limit,

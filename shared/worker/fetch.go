@@ -113,6 +113,7 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 	}
 	l.mu.Lock()
 	p.heard = now
+	delete(l.trouble, pulling)
 	if p.left > 0 {
 		p.left--
 		l.checkQuiet()

@@ -242,13 +242,24 @@ type delivery struct {
 	extended  time.Time // when the last extension was sent
 	lost      bool      // the lease ran out: never to be acknowledged
 
-	state task.State // of the task, before this delivery
-	run   run
-	task  Task        // what the handler gets
-	ctx   taskContext // and its context
+	run  run
+	task Task        // what the handler gets
+	ctx  taskContext // and its context
 
 	prev, next *delivery
 }
+
+// state is what the message says of its task: as it was before this delivery. It
+// is read when it is needed and not kept, because for most deliveries that is
+// once, and it is larger than the rest (BenchmarkDrain).
+func (d *delivery) state() (task.State, error) {
+	return task.ReadState(d.msg.Subject, d.msg.Header,
+		task.Stored{Stream: d.meta.Stream, Sequence: d.meta.Sequence.Stream, Time: d.meta.Timestamp})
+}
+
+// deaths counts the deliveries of this task that ended in no verdict; recorded
+// are those of earlier messages.
+func (d *delivery) deaths(recorded int) int { return recorded + d.delivered - 1 }
 
 // endRun cancels the handler. l.mu is held.
 func (d *delivery) endRun(now time.Time, cause error) {

@@ -142,7 +142,7 @@ func (l *lane) abandon(d *delivery) {
 	l.running--
 	l.mu.Unlock()
 	l.w.log.WarnContext(d.run.ctx, "handler ignores its cancelled context: its slot is lost until it returns",
-		slog.String(telemetry.TaskKind, d.run.kind.name), slog.String(telemetry.TaskID, d.state.ID))
+		slog.String(telemetry.TaskKind, d.run.kind.name), slog.String(telemetry.TaskID, d.task.ID))
 	l.w.leak(1)
 	l.settles.Go(func() {
 		cause := context.Cause(d.run.ctx)

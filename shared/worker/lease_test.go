@@ -168,6 +168,7 @@ func TestDrain(t *testing.T) {
 		time.Sleep(time.Second)
 		publish(t, js, "long", note{Text: "long"})
 		publish(t, js, "short", note{Text: "short"})
+		time.Sleep(time.Second) // both slots are taken: what comes now waits
 		for i := range 20 {
 			publish(t, js, fmt.Sprint("held", i), note{Text: "held"})
 		}

@@ -54,8 +54,8 @@ func (l *lane) settle(d *delivery, v verdict) {
 	l.w.metrics.settled(l, &d.run, v.outcome)
 	d.run.end(v)
 	l.release(d)
-	if v.outcome == done && d.state.Ref != "" {
-		l.forget(d.state.Ref)
+	if ref := d.msg.Header[task.HeaderRef]; v.outcome == done && len(ref) > 0 {
+		l.forget(ref[0])
 	}
 }
 
@@ -84,19 +84,18 @@ func (l *lane) ack(d *delivery) bool {
 // move publishes the task to where it goes on, sees that it is stored, and only
 // then acknowledges the original.
 func (l *lane) move(d *delivery, v verdict) bool {
-	now := time.Now()
-	msg := l.moved(d, v, now)
+	msg := l.moved(d, v, time.Now())
 	stream := task.RetryStream
 	if v.outcome == dead {
 		stream = task.DeadStream
 	}
-	_, span := l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.state.Subject.Kind(), trace.WithSpanKind(trace.SpanKindProducer))
+	_, span := l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.task.Kind, trace.WithSpanKind(trace.SpanKindProducer))
 	defer span.End()
 	if span.IsRecording() {
 		span.SetAttributes(
 			attribute.String(telemetry.MessagingSystem, "nats"),
 			attribute.String(telemetry.MessagingDestination, stream),
-			attribute.String(telemetry.TaskID, d.state.ID),
+			attribute.String(telemetry.TaskID, d.task.ID),
 			attribute.String(telemetry.TaskReason, string(v.reason)),
 			attribute.Float64("task.delay", v.delay.Seconds()),
 		)
@@ -119,9 +118,9 @@ var moveSpans = map[outcome]string{again: "retry ", dead: "dead "}
 // moved is the message that carries the task on. Its id is derived from the
 // delivered message alone, so that two moves of one message are one.
 func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
-	st := d.state
+	st, _ := d.state() // as far as it can be read
 	st.Hop++
-	st.Deaths = d.deaths()
+	st.Deaths = d.deaths(st.Deaths)
 	st.Reason = v.reason
 	here := telemetry.Traceparent(d.run.span.SpanContext())
 	failed := task.Failure{Attempt: st.Attempt + 1, At: now, Trace: here}
@@ -209,7 +208,7 @@ func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) 
 			troubled = true
 			l.w.log.WarnContext(d.run.ctx, "the broker refuses: the task keeps its slot until it accepts",
 				slog.String("doing", doing), slog.Any("error", err),
-				slog.String(telemetry.TaskID, d.state.ID), slog.String(telemetry.TaskKind, d.state.Subject.Kind()))
+				slog.String(telemetry.TaskID, d.task.ID), slog.String(telemetry.TaskKind, d.task.Kind))
 		}
 		l.report(doing, err)
 		timer := time.NewTimer(wait)
@@ -230,8 +229,7 @@ func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) 
 // movedBefore reports whether an earlier delivery of this message was moved, and
 // its worker died before it could acknowledge. It asks the leaders: a follower
 // may not know yet. ok is false when they could not be asked while the lease lasted.
-func (l *lane) movedBefore(d *delivery) (moved, ok bool) {
-	st := &d.state
+func (l *lane) movedBefore(d *delivery, st *task.State) (moved, ok bool) {
 	ok = l.insist(d, "look for an earlier move", func(ctx context.Context) error {
 		for _, at := range []struct{ stream, subject string }{
 			{task.RetryStream, st.Subject.Retry(st.ID)},

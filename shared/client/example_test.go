@@ -1,0 +1,99 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/task"
+)
+
+// exampleBroker starts an embedded broker with one stream that has room for three
+// tasks, and returns how to end it.
+func exampleBroker() (jetstream.JetStream, func(), error) {
+	dir, err := os.MkdirTemp("", "drover")
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := broker.Embed(broker.Config{Dir: dir, Port: -1})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
+	if err == nil {
+		_, err = js.CreateStream(context.Background(), jetstream.StreamConfig{
+			Name: task.Default.Stream(), Subjects: []string{task.Filter(task.Default, "email")},
+			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgs: 3,
+		})
+	}
+	if err != nil {
+		b.Shutdown()
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return js, func() {
+		js.Conn().Close()
+		b.Shutdown()
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+func ExampleClient_Publish() {
+	js, stop, err := exampleBroker() // in a service: env.JetStream
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	c, err := client.New(js)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 2 {
+		r, err := c.Publish(context.Background(), Send{To: "a@example.org"},
+			client.ID("welcome-17"),                    // publishing it twice sends one mail
+			client.Deadline(time.Now().Add(time.Hour)), // later than this it is not worth sending
+		)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(r.Stream, r.Sequence, r.Duplicate)
+	}
+	// Output:
+	// TASKS_DEFAULT 1 false
+	// TASKS_DEFAULT 1 true
+}
+
+func ExamplePublishAll() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	c, err := client.New(js)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	mails := []Send{{To: "a@example.org"}, {To: "b@example.org"}, {To: "c@example.org"}, {To: "d@example.org"}}
+	outcomes, err := client.PublishAll(context.Background(), c, mails)
+	fmt.Println(err)
+	for i, o := range outcomes {
+		if errors.Is(o.Err, client.ErrFull) {
+			fmt.Println("not stored:", mails[i].To)
+		}
+	}
+	// Output:
+	// publish 4 tasks: 1 failed, the first is number 3: publish email.send: the stream is full: maximum messages exceeded
+	// not stored: d@example.org
+}

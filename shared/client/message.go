@@ -1,0 +1,127 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/vmihailenco/msgpack/v5"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+const refAbove = 256 << 10 // bytes of a body; what is larger goes to BODIES
+
+// route is what all tasks of one kind, class and tenant have in common.
+type route struct {
+	kind      string
+	class     task.Class
+	tenant    string
+	subject   string
+	spanName  string
+	spanStart []trace.SpanStartOption
+}
+
+func newRoute(args task.Args, o *order) (*route, error) {
+	r := &route{kind: args.Kind(), class: o.class, tenant: o.tenant}
+	if r.class == "" {
+		r.class = task.ClassOf(args)
+	}
+	service, action, err := task.SplitKind(r.kind)
+	if err != nil {
+		return nil, err
+	}
+	s := task.Subject{Class: r.class, Service: service, Action: action, Tenant: r.tenant}
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.kind, err)
+	}
+	r.subject, r.spanName, r.spanStart = s.String(), "publish "+r.kind, spanStart(r)
+	return r, nil
+}
+
+// matches reports whether r is the route of args under o.
+func (r *route) matches(args task.Args, o *order) bool {
+	return r != nil && r.kind == args.Kind() && (o.class != "" || r.class == task.ClassOf(args))
+}
+
+// message is one task on its way. It may be built anew for another task.
+type message struct {
+	nats.Msg
+	id    string
+	fresh bool        // the id was made here, so that no one else has it
+	body  *storedBody // in BODIES; nil when the message holds it
+
+	tries  int       // so far
+	sent   time.Time // the first of them
+	doubt  bool      // one of them may have stored it
+	silent time.Time // since when nobody listens on the subject; zero when someone does
+}
+
+// told is the error of m as the caller shall see it.
+func (m *message) told(err error) error {
+	if err != nil && m.doubt && !errors.Is(err, ErrUnknown) {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return err
+}
+
+// build makes m the message of args. ctx is that of the task's span. When it
+// fails, nothing is left in BODIES.
+func (c *Client) build(ctx context.Context, m *message, r *route, args task.Args, o *order) error {
+	h := m.Header
+	if h == nil {
+		h = make(nats.Header, 4)
+	}
+	clear(h)
+	*m = message{Msg: nats.Msg{Subject: r.subject, Header: h}, id: o.id}
+	if m.id == "" {
+		m.id, m.fresh = rand.Text(), true
+	}
+	h[task.HeaderMsgID] = []string{m.id}
+	if !o.deadline.IsZero() {
+		h[task.HeaderDeadline] = []string{o.deadline.UTC().Format(time.RFC3339Nano)}
+	}
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		telemetry.Inject(ctx, h)
+	}
+	body, err := marshal(args)
+	if err != nil {
+		return err
+	}
+	body, compressed := task.Compress(body)
+	if compressed {
+		h[task.HeaderEncoding] = []string{task.EncodingZstd}
+	}
+	if len(body) <= refAbove {
+		m.Data = body
+		return nil
+	}
+	if m.body, err = c.store(ctx, r.kind, m.id, body); err != nil {
+		return err
+	}
+	h[task.HeaderRef] = []string{m.body.name}
+	return nil
+}
+
+// marshal is task.Marshal with its own error for a body that is too large.
+func marshal(args task.Args) ([]byte, error) {
+	body, err := task.Marshal(args)
+	if err == nil || !errors.Is(err, task.ErrBadBody) {
+		return body, err
+	}
+	n := 0
+	if raw, ok := args.(interface{ RawBody() []byte }); ok {
+		n = len(raw.RawBody())
+	} else if b, err := msgpack.Marshal(args); err == nil { // only when it failed already
+		n = len(b)
+	}
+	if n > task.MaxBody {
+		return nil, fmt.Errorf("%w: the body has about %d bytes, at most %d are allowed: put the data elsewhere and its address into the task", ErrTooLarge, n, task.MaxBody)
+	}
+	return nil, err
+}

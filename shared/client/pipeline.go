@@ -1,0 +1,341 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+)
+
+const (
+	window      = 1 << 10 // tasks unanswered at most: 200,000/s when an answer takes 5 ms
+	windowBytes = 8 << 20 // of bodies unanswered, so that memory is bounded for large ones
+	tick        = 50 * time.Millisecond
+)
+
+func (c *Client) publishAll(ctx context.Context, n int, at func(int) task.Args, o *order) ([]Outcome, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	p := &pipeline{
+		c: c, at: at, order: o, out: make([]Outcome, n),
+		inbox: c.nc.NewInbox() + ".", slots: make([]slot, min(n, window)),
+		pause: firstPause, complaint: c.nc.LastError(), gone: map[string]error{},
+	}
+	for i := range p.slots {
+		p.free = append(p.free, i)
+	}
+	// Twice the window: a task that was sent again may be answered twice.
+	replies := make(chan *nats.Msg, 2*len(p.slots))
+	sub, err := c.nc.ChanSubscribe(p.inbox+"*", replies)
+	if err != nil {
+		p.abandon(ctx, err)
+		return p.out, p.summary()
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	status := c.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer c.nc.RemoveStatusListener(status)
+	p.run(ctx, replies, status)
+	return p.out, p.summary()
+}
+
+// pipeline is one PublishAll. One goroutine owns it.
+type pipeline struct {
+	c     *Client
+	at    func(int) task.Args
+	order *order
+	out   []Outcome
+	route *route // of the task that was built last
+
+	stream string // of the last answer
+
+	inbox string
+	slots []slot
+	free  []int // slots without a task
+	retry []int // slots whose task is to be sent again
+	next  int   // the first task that has not been begun
+	done  int   // tasks with an outcome
+	bytes int   // of the bodies in slots
+	begun uint64
+
+	pause     time.Duration // before the next try after an outage
+	resume    time.Time     // nothing is sent before
+	quiet     time.Duration // since the broker last answered, without time that the process was stopped
+	asked     time.Time     // when the broker was last asked for a stream
+	complaint error         // of the connection, before this call
+	last      error         // why something is tried again
+	gone      map[string]error
+}
+
+// slot holds one task from its first try to its outcome.
+type slot struct {
+	message
+	index int // of the task
+	span  trace.Span
+	token uint64    // in the reply subject of every try; 0 while the slot is free
+	out   bool      // a try is out; otherwise the slot is in retry
+	until time.Time // when the answer to it is late
+}
+
+func (p *pipeline) run(ctx context.Context, replies <-chan *nats.Msg, status <-chan nats.Status) {
+	ticks := time.NewTicker(tick)
+	defer ticks.Stop()
+	for p.fill(ctx); p.done < len(p.out); p.fill(ctx) {
+		select {
+		case m := <-replies:
+			p.answered(ctx, m)
+			for range len(replies) {
+				p.answered(ctx, <-replies)
+			}
+		case s := <-status:
+			p.cut(ctx, s)
+		case now := <-ticks.C:
+			p.late(ctx, now)
+		case <-ctx.Done():
+			p.abandon(ctx, cause(ctx))
+		}
+	}
+}
+
+// fill sends as much as may be unanswered, what failed before first.
+func (p *pipeline) fill(ctx context.Context) {
+	for len(p.retry) > 0 && !p.paused() && ctx.Err() == nil {
+		i := p.retry[0]
+		p.retry = p.retry[1:]
+		if err := p.gone[p.slots[i].Subject]; err != nil {
+			p.end(ctx, i, answer{}, err)
+			continue
+		}
+		p.send(ctx, i)
+	}
+	for p.next < len(p.out) && len(p.free) > 0 && p.bytes < windowBytes && !p.paused() && ctx.Err() == nil {
+		p.next++
+		p.begin(ctx, p.next-1)
+	}
+}
+
+func (p *pipeline) paused() bool { return !p.resume.IsZero() && time.Now().Before(p.resume) }
+
+// begin builds task number index and sends it.
+func (p *pipeline) begin(ctx context.Context, index int) {
+	args := p.at(index)
+	if args == nil {
+		p.fail(index, fmt.Errorf("%w: args is nil", ErrOption))
+		return
+	}
+	if !p.route.matches(args, p.order) {
+		r, err := newRoute(args, p.order)
+		if err != nil {
+			p.fail(index, err)
+			return
+		}
+		p.route = r
+	}
+	if err := p.gone[p.route.subject]; err != nil {
+		p.fail(index, err)
+		return
+	}
+	i := p.free[len(p.free)-1]
+	p.free = p.free[:len(p.free)-1]
+	s := &p.slots[i]
+	p.begun++
+	s.index, s.token = index, p.begun*window+uint64(i)
+	ctx, span := p.c.tracer.Start(ctx, p.route.spanName, p.route.spanStart...) // end ends it
+	s.span = span
+	start := time.Now()
+	err := p.c.build(ctx, &s.message, p.route, args, p.order)
+	p.bytes += len(s.Data)
+	if err != nil {
+		p.end(ctx, i, answer{}, err)
+		if p.quiet += time.Since(start); p.stalled(ctx) { // its body found no broker
+			p.abandon(ctx, p.stall())
+		}
+		return
+	}
+	if s.body != nil {
+		p.quiet = 0
+	}
+	p.send(ctx, i)
+}
+
+// send sends the task in slot i once.
+func (p *pipeline) send(ctx context.Context, i int) {
+	s, now := &p.slots[i], time.Now()
+	if s.tries++; s.tries == 1 {
+		s.sent = now
+	}
+	s.out, s.until = true, now.Add(tryLimit(s.tries))
+	s.Reply = p.inbox + strconv.FormatUint(s.token, 36)
+	if err := p.c.nc.PublishMsg(&s.Msg); err != nil {
+		s.out = false
+		p.judge(ctx, i, answer{}, err)
+	}
+}
+
+// answered takes an answer of the broker to the slot it is for.
+func (p *pipeline) answered(ctx context.Context, m *nats.Msg) {
+	token, err := strconv.ParseUint(m.Subject[len(p.inbox):], 36, 64)
+	i := int(token % window)
+	if err != nil || i >= len(p.slots) || p.slots[i].token != token { // the task has its outcome
+		if len(m.Data) > 0 {
+			p.quiet = 0
+		}
+		return
+	}
+	if !p.slots[i].out { // an answer that was given up
+		p.retry = slices.DeleteFunc(p.retry, func(j int) bool { return i == j })
+	}
+	p.slots[i].out = false
+	var a answer
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		err = nats.ErrNoResponders
+	} else {
+		a, err = parse(m.Data, p.stream)
+		p.stream = a.stream
+	}
+	p.judge(ctx, i, a, err)
+}
+
+// judge settles the task in slot i after a try, or puts it by for another.
+func (p *pipeline) judge(ctx context.Context, i int, a answer, err error) {
+	s := &p.slots[i]
+	f, err := judge(&s.Msg, err)
+	switch {
+	case f == isStored || f == isRefused:
+		p.quiet, p.pause = 0, firstPause
+		p.end(ctx, i, a, err)
+		return
+	case f == isOver:
+		p.end(ctx, i, a, err)
+		return
+	case f == isUnknown:
+		if derr := denied(p.c.nc, p.complaint, s.Subject); derr != nil {
+			p.gone[s.Subject] = derr
+		} else {
+			s.doubt = true
+		}
+	case errors.Is(err, nats.ErrNoResponders) && p.gone[s.Subject] == nil:
+		if time.Since(p.asked) < lookupLimit { // one question for the window
+			break
+		}
+		if merr := p.c.missing(ctx, &s.message); merr != nil {
+			p.gone[s.Subject] = merr
+		}
+		p.asked = time.Now()
+	}
+	now := time.Now()
+	switch gone := p.gone[s.Subject]; {
+	case gone != nil:
+		p.end(ctx, i, a, gone)
+	case s.expired(now):
+		p.end(ctx, i, a, fmt.Errorf("after %d tries in %v: %w", s.tries, now.Sub(s.sent).Round(time.Second), err))
+	default:
+		p.last = err
+		p.retry = append(p.retry, i)
+		if !now.Before(p.resume) {
+			p.resume = now.Add(jitter(p.pause))
+			p.pause = min(2*p.pause, longestPause)
+		}
+	}
+}
+
+// cut puts by what was sent over a connection that is lost.
+func (p *pipeline) cut(ctx context.Context, s nats.Status) {
+	if s == nats.CLOSED {
+		p.abandon(ctx, nats.ErrConnectionClosed)
+		return
+	}
+	p.giveUp(ctx, func(*slot) bool { return true }, nats.ErrDisconnected)
+}
+
+// late puts by what has not been answered in time, and all when nothing is. It is
+// called every tick.
+func (p *pipeline) late(ctx context.Context, now time.Time) {
+	if p.quiet += tick; p.stalled(ctx) {
+		p.abandon(ctx, p.stall())
+		return
+	}
+	// While others are answered the broker is only slow, and sending more to it
+	// would make it slower.
+	busy := p.quiet < firstTry
+	p.giveUp(ctx, func(s *slot) bool {
+		return now.After(s.until) && (!busy || now.Sub(s.until) > patience)
+	}, errNoAnswer)
+}
+
+func (p *pipeline) giveUp(ctx context.Context, which func(*slot) bool, err error) {
+	for i := range p.slots {
+		if s := &p.slots[i]; s.out && which(s) {
+			s.out = false
+			p.judge(ctx, i, answer{}, err)
+		}
+	}
+}
+
+// stalled reports whether the patience is at its end.
+func (p *pipeline) stalled(ctx context.Context) bool {
+	_, has := ctx.Deadline()
+	return !has && p.quiet > patience
+}
+
+func (p *pipeline) stall() error {
+	return fmt.Errorf("nothing was stored for %v: %w", patience, cmp.Or(p.last, errNoAnswer))
+}
+
+// abandon gives every task that has no outcome the error err.
+func (p *pipeline) abandon(ctx context.Context, err error) {
+	for i := range p.slots {
+		if s := &p.slots[i]; s.out {
+			s.doubt = true
+			p.end(ctx, i, answer{}, err)
+		}
+	}
+	for _, i := range p.retry {
+		p.end(ctx, i, answer{}, err)
+	}
+	p.retry = nil
+	for ; p.next < len(p.out); p.next++ {
+		p.fail(p.next, fmt.Errorf("not sent: %w", err))
+	}
+}
+
+// end gives the task in slot i its outcome, and frees the slot.
+func (p *pipeline) end(ctx context.Context, i int, a answer, err error) {
+	s := &p.slots[i]
+	p.bytes -= len(s.Data)
+	o := &p.out[s.index]
+	if o.Receipt, err = p.c.finish(ctx, &s.message, s.span, a, err); err != nil {
+		o.Err = fmt.Errorf("publish %s: %w", p.at(s.index).Kind(), err)
+	}
+	s.Data, s.span, s.token, s.out = nil, nil, 0, false
+	p.free = append(p.free, i)
+	p.done++
+}
+
+// fail gives a task that never had a slot its outcome.
+func (p *pipeline) fail(index int, err error) {
+	p.out[index].Err = fmt.Errorf("publish: %w", err)
+	p.done++
+}
+
+func (p *pipeline) summary() error {
+	failed := 0
+	for i := range p.out {
+		if p.out[i].Err != nil {
+			failed++
+		}
+	}
+	if failed == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(p.out, func(o Outcome) bool { return o.Err != nil })
+	return fmt.Errorf("%d failed, the first is number %d: %w", failed, i, p.out[i].Err)
+}

@@ -1,0 +1,119 @@
+package deadletter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/task"
+)
+
+// exampleBroker is an embedded broker with one dead letter, and how to end it.
+func exampleBroker() (jetstream.JetStream, func(), error) {
+	dir, err := os.MkdirTemp("", "drover")
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := broker.Embed(broker.Config{Dir: dir, Port: -1})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
+	for _, c := range []jetstream.StreamConfig{
+		{Name: task.DeadStream, Subjects: []string{"dead.>"}, AllowDirect: true},
+		{Name: task.Default.Stream(), Subjects: []string{"tasks.default.email.>"}, Retention: jetstream.WorkQueuePolicy},
+	} {
+		if err == nil {
+			_, err = js.CreateStream(context.Background(), c)
+		}
+	}
+	if err == nil {
+		s := dead("welcome-17")
+		_, err = js.PublishMsg(context.Background(), &nats.Msg{Subject: s.Subject.Dead(s.ID), Header: s.Header(nats.Header{"traceparent": {oldTrace}})})
+	}
+	if err != nil {
+		b.Shutdown()
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return js, func() {
+		js.Conn().Close()
+		b.Shutdown()
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+func ExampleRedrive() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	// The mail server was full; now it has room again.
+	for l, err := range deadletter.List(ctx, js, deadletter.Filter{Kind: "email.send", Contains: "mailbox full"}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		r, err := deadletter.Redrive(ctx, js, l)
+		fmt.Println(r.ID, r.Stream, err)
+	}
+	// Output:
+	// welcome-17 TASKS_DEFAULT <nil>
+}
+
+func ExampleExplain() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	l, err := deadletter.Get(context.Background(), js, "welcome-17")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(deadletter.Explain(l))
+	// Output:
+	// email.send welcome-17
+	//   2026-05-04T10:00:00.000Z  published to tasks.default.email.send
+	//   2026-05-04T10:00:01.000Z  attempt 1: connection refused
+	//   2026-05-04T11:00:00.000Z  attempt 2: Mailbox Full
+	//   2026-05-04T11:00:00.000Z  dead-lettered: failed
+	// All 2 attempts ended in an error.
+	// - If the cause is mended, for example a destination that was down: drover dead redrive 1
+	// - If the task is of no use any more: drover dead discard 1
+	// Trace: 0123456789abcdef0123456789abcdef
+}
+
+func ExampleDiscard() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	l, err := deadletter.Get(ctx, js, "welcome-17")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(deadletter.Discard(ctx, js, l, "the customer left"))
+	_, err = deadletter.Get(ctx, js, "welcome-17")
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// get dead letter welcome-17: no such dead letter
+}

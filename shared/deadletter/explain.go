@@ -1,0 +1,153 @@
+package deadletter
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+// Explanation says for people what became of a task. It holds no argument of it.
+type Explanation struct {
+	Title   string // kind and id
+	History []Step // oldest first
+	Why     string // it is dead
+	Next    []string
+	Trace   string // id of the trace it was published in; "" when there is none
+}
+
+// Step is one thing that happened to a task.
+type Step struct {
+	At    time.Time // zero when it is not known
+	Text  string
+	Trace string // id of the trace of an attempt, when it is not Explanation.Trace
+}
+
+// Explain explains l.
+func Explain(l Letter) Explanation {
+	e := Explanation{Title: l.Subject.Kind() + " " + l.ID, Trace: traceID(telemetry.Traceparent(l.trace()))}
+	e.Why, e.Next = verdict(&l)
+	e.History = history(&l, e.Trace)
+	if l.Problem != nil {
+		e.Next = append(e.Next, "What could not be read of this letter: "+strings.ReplaceAll(l.Problem.Error(), "\n", "; ")+".")
+	}
+	return e
+}
+
+func history(l *Letter, trace string) []Step {
+	published := "published to " + l.Subject.String()
+	if l.Generation > 0 {
+		published = fmt.Sprintf("published again by a redrive, as generation %d, to %s", l.Generation, l.Subject.String())
+	}
+	if !l.Deadline.IsZero() {
+		published += ", not to be started after " + stamp(l.Deadline)
+	}
+	steps := []Step{{At: l.EnqueuedAt, Text: published}}
+	last := 0
+	for _, f := range l.Errors {
+		if last > 0 && f.Attempt > last+1 {
+			steps = append(steps, Step{Text: fmt.Sprintf("attempts %d to %d: not kept", last+1, f.Attempt-1)})
+		}
+		last = f.Attempt
+		s := Step{At: f.At, Text: fmt.Sprintf("attempt %d: %s", f.Attempt, f.Error)}
+		if id := traceID(f.Trace); id != trace {
+			s.Trace = id
+		}
+		steps = append(steps, s)
+	}
+	reason := string(l.Reason)
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return append(steps, Step{At: l.DiedAt, Text: "dead-lettered: " + reason})
+}
+
+// verdict is why l is dead, and what its reader can do.
+func verdict(l *Letter) (why string, next []string) {
+	redrive := fmt.Sprintf("drover dead redrive %d", l.Sequence)
+	discard := fmt.Sprintf("drover dead discard %d", l.Sequence)
+	service := l.Subject.Service
+	switch l.Reason {
+	case task.Failed:
+		why = fmt.Sprintf("All %d attempts ended in an error.", l.Attempt)
+		next = []string{"If the cause is mended, for example a destination that was down: " + redrive, "If the task is of no use any more: " + discard}
+	case task.Permanent:
+		why = "The handler said that no further attempt could mend it."
+		next = []string{"Read the last error: the arguments or the state of something else are wrong.", "After mending that: " + redrive, "If the task was a mistake: " + discard}
+	case task.CrashLoop:
+		why = fmt.Sprintf("It was given to a process %d times, the last time to one of its own, and no process lived to say what became of it: killed, out of memory, or hung.", l.Deaths)
+		next = []string{
+			"Look for the exits of " + service + " at these times, and for its memory then.",
+			"Before that is mended a redrive ends the same way, although it harms no other task. After it: " + redrive,
+			"If the task is of no use any more: " + discard,
+		}
+	case task.Undecodable:
+		why = "Its subject, headers or body do not pass the checks before decoding, or its body does not fit the handler's type, so it was not run."
+		next = []string{
+			"See what published it: a version of the producer that does not fit " + service + ", or something that is no task.",
+			"After a release of " + service + " that reads it: " + redrive + ". Otherwise it comes back at once.",
+			"If it is no task: " + discard,
+		}
+	case task.UnknownKind:
+		why = fmt.Sprintf("The service %s has no handler for %s.", service, l.Subject.Kind())
+		next = []string{"Release a " + service + " that has one, then: " + redrive, "If the kind is misspelt or gone: " + discard}
+	case task.Expired:
+		why = "Its deadline, " + stamp(l.Deadline) + ", had passed before it could start."
+		if l.Deadline.IsZero() {
+			why = "Its deadline had passed before it could start."
+		}
+		next = []string{"See why it waited: drover lanes", "If it is still worth doing, without a deadline: " + redrive, "Otherwise: " + discard}
+	default:
+		why = fmt.Sprintf("The reason %q is not one that this version knows.", l.Reason)
+		next = []string{"Run it again: " + redrive, "Delete it: " + discard}
+	}
+	return why, next
+}
+
+// String is the explanation as text of several lines, without control characters.
+func (e Explanation) String() string {
+	var b strings.Builder
+	fmt.Fprintln(&b, e.Title)
+	for _, s := range e.History {
+		at := strings.Repeat(" ", len(timeFormat))
+		if !s.At.IsZero() {
+			at = stamp(s.At)
+		}
+		text := strings.ReplaceAll(s.Text, "\n", "\n"+strings.Repeat(" ", len(timeFormat)+4))
+		if s.Trace != "" {
+			text += " (trace " + s.Trace + ")"
+		}
+		fmt.Fprintf(&b, "  %s  %s\n", at, text)
+	}
+	fmt.Fprintln(&b, e.Why)
+	for _, n := range e.Next {
+		fmt.Fprintln(&b, "- "+n)
+	}
+	if e.Trace != "" {
+		fmt.Fprintln(&b, "Trace:", e.Trace)
+	}
+	return strings.Map(printable, b.String())
+}
+
+// printable keeps what an error says from steering a terminal.
+func printable(r rune) rune {
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		return unicode.ReplacementChar
+	}
+	return r
+}
+
+const timeFormat = "2006-01-02T15:04:05.000Z" // UTC, of one length
+
+func stamp(t time.Time) string { return t.UTC().Format(timeFormat) }
+
+// traceID is the id of the trace in a traceparent; "" when it is none.
+func traceID(traceparent string) string {
+	if sc := telemetry.ParseTraceparent(traceparent); sc.IsValid() {
+		return sc.TraceID().String()
+	}
+	return ""
+}

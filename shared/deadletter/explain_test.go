@@ -1,0 +1,61 @@
+package deadletter_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/task"
+)
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	s := dead("one")
+	s.Errors[1].Trace = "00-ffffffffffffffffffffffffffffffff-0123456789abcdef-01"
+	s.Errors[1].Attempt, s.Attempt = 12, 12
+	s.Errors[1].Error = "panic: \x1b[31mred\nstack"
+	l := deadletter.Letter{State: s, Sequence: 7, Header: s.Header(map[string][]string{"traceparent": {oldTrace}})}
+	want := `email.send one
+  2026-05-04T10:00:00.000Z  published to tasks.default.email.send
+  2026-05-04T10:00:01.000Z  attempt 1: connection refused
+                            attempts 2 to 11: not kept
+  2026-05-04T11:00:00.000Z  attempt 12: panic: �[31mred
+                            stack (trace ffffffffffffffffffffffffffffffff)
+  2026-05-04T11:00:00.000Z  dead-lettered: failed
+All 12 attempts ended in an error.
+- If the cause is mended, for example a destination that was down: drover dead redrive 7
+- If the task is of no use any more: drover dead discard 7
+Trace: 0123456789abcdef0123456789abcdef
+`
+	if diff := cmp.Diff(want, deadletter.Explain(l).String()); diff != "" {
+		t.Errorf("Explain (-want +got):\n%s", diff)
+	}
+}
+
+func TestExplainEveryReason(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		reason task.Reason
+		why    string
+	}{
+		{task.Failed, "attempts"},
+		{task.Permanent, "no further attempt"},
+		{task.CrashLoop, "no process lived"},
+		{task.Undecodable, "checks"},
+		{task.UnknownKind, "no handler for email.send"},
+		{task.Expired, "deadline"},
+		{"", "not one that this version knows"},
+		{"something new", "not one that this version knows"},
+	}
+	for _, tt := range tests {
+		s := dead("one")
+		s.Reason = tt.reason
+		e := deadletter.Explain(deadletter.Letter{State: s, Sequence: 7, Problem: task.ErrBadHeader})
+		if !strings.Contains(e.Why, tt.why) || !strings.Contains(strings.Join(e.Next, " "), "drover dead redrive 7") ||
+			!strings.Contains(e.String(), "bad header") {
+			t.Errorf("Explain of %q = %v, want %q, how to redrive, and the problem", tt.reason, e, tt.why)
+		}
+	}
+}

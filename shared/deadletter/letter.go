@@ -1,0 +1,114 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/telemetry"
+)
+
+// Letter is one dead letter.
+type Letter struct {
+	task.State // as it died; Subject is where the task was published
+
+	Sequence uint64      // in DEAD, and never used for another letter
+	StoredAt time.Time   // by the broker's clock
+	Where    string      // its own subject in DEAD
+	Header   nats.Header // as stored
+	Body     []byte      // as stored: perhaps compressed, and empty when Ref names it
+
+	// Problem is what could not be read of subject and headers, wrapping
+	// task.ErrBadSubject or task.ErrBadHeader; nil when all could. State then
+	// holds what could be read, always an id, and class and kind from Where.
+	Problem error
+}
+
+func newLetter(where string, h nats.Header, body []byte, seq uint64, at time.Time) Letter {
+	l := Letter{Sequence: seq, StoredAt: at, Where: where, Header: h, Body: body}
+	l.State, l.Problem = task.ReadState(where, h, task.Stored{Stream: task.DeadStream, Sequence: seq, Time: at})
+	if l.DiedAt.IsZero() {
+		l.DiedAt = at
+	}
+	if part := strings.Split(where, "."); l.Subject.Service == "" && len(part) == 5 {
+		l.Subject = task.Subject{Class: task.Class(part[1]), Service: part[2], Action: part[3]}
+	}
+	return l
+}
+
+// name is how messages call l.
+func (l *Letter) name() string {
+	return fmt.Sprintf("dead letter %d (%s %s)", l.Sequence, l.Subject.Kind(), l.ID)
+}
+
+// trace is the span that the task was published under; not valid when there was none.
+func (l *Letter) trace() trace.SpanContext {
+	return telemetry.ParseTraceparent(telemetry.Carrier(l.Header).Get("traceparent"))
+}
+
+// Content returns the letter's body as it was published: fetched from BODIES when
+// it is there, and decompressed. It has not been checked otherwise: give it to
+// task.Unmarshal. js may be nil for a letter without Ref. The error wraps
+// [ErrNoBody] when the body is gone, and task.ErrBadBody when it is no zstd.
+func (l *Letter) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
+	body := l.Body
+	if l.Ref != "" {
+		var err error
+		if body, err = fetch(ctx, js, l.Ref); err != nil {
+			return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
+		}
+	}
+	if l.Encoding != task.EncodingZstd {
+		return body, nil
+	}
+	body, err := task.Decompress(body, task.MaxBody)
+	if err != nil {
+		return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
+	}
+	return body, nil
+}
+
+// Arguments decodes the letter's body into a map. It returns the errors of
+// [Letter.Content], and task.ErrBadBody for a body that is not safe to decode.
+func (l *Letter) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
+	body, err := l.Content(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	args := map[string]any{}
+	if err := task.Unmarshal(body, &args); err != nil {
+		return nil, fmt.Errorf("read arguments of %s: %w", l.name(), err)
+	}
+	return args, nil
+}
+
+func fetch(ctx context.Context, js jetstream.JetStream, ref string) ([]byte, error) {
+	if js == nil {
+		return nil, fmt.Errorf("%q is in %s, and there is no connection to fetch it", ref, task.BodiesBucket)
+	}
+	store, err := js.ObjectStore(ctx, task.BodiesBucket)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", task.BodiesBucket, err)
+	}
+	info, err := store.GetInfo(ctx, ref)
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
+		return nil, fmt.Errorf("%w: %q is not in %s", ErrNoBody, ref, task.BodiesBucket)
+	case err != nil:
+		return nil, fmt.Errorf("look for %q in %s: %w", ref, task.BodiesBucket, err)
+	case info.Size > task.MaxBody:
+		return nil, fmt.Errorf("%w: %q has %d bytes, %d are allowed", task.ErrBadBody, ref, info.Size, task.MaxBody)
+	}
+	body, err := store.GetBytes(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("get %q from %s: %w", ref, task.BodiesBucket, err)
+	}
+	return body, nil
+}

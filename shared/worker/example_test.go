@@ -1,0 +1,95 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/shared/worker"
+	"github.com/droverhq/drover/streams"
+)
+
+// Resize asks for one picture to be scaled to a width.
+type Resize struct {
+	Key   string `msgpack:"key"`
+	Width int    `msgpack:"width"` // px
+}
+
+func (Resize) Kind() string { return "image.resize" }
+
+// fleetWithImage is an embedded broker that carries a fleet with the service
+// "image". In production: broker.Connect, and `drover streams apply`.
+func fleetWithImage(ctx context.Context) (js jetstream.JetStream, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "drover")
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := broker.Embed(broker.Config{Dir: dir, Port: -1})
+	if err != nil {
+		return nil, nil, err
+	}
+	if js, err = broker.Connect(ctx, broker.Options{URL: b.URL()}); err != nil {
+		return nil, nil, err
+	}
+	fleet := streams.Default()
+	fleet.Services = append(fleet.Services, streams.Service{Name: "image", Classes: []task.Class{task.Default}})
+	if _, err := streams.Apply(ctx, js, fleet); err != nil {
+		return nil, nil, err
+	}
+	return js, func() {
+		js.Conn().Close()
+		b.Shutdown()
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+func ExampleHandle() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	w, err := worker.New(js, "image")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	worker.Handle(w, func(ctx context.Context, r Resize) error {
+		info, _ := task.FromContext(ctx)
+		fmt.Printf("%s: scale %s to %d px, key %s\n", info.Kind, r.Key, r.Width, info.Key())
+		cancel() // as SIGTERM would; this run finishes all the same
+		return nil
+	})
+	body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// A task is one publish; client.Publish is more convenient.
+	if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(w.Run(ctx))
+	// Output:
+	// image.resize: scale a.png to 320 px, key a-320:0
+	// <nil>
+}
+
+func ExampleWorker_Use() {
+	var w worker.Worker // from worker.New
+	w.Use(func(next worker.Handler) worker.Handler {
+		return func(ctx context.Context, t *worker.Task) error {
+			fmt.Printf("%s has %d bytes\n", t.Kind, len(t.Body))
+			return next(ctx, t)
+		}
+	})
+}

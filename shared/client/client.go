@@ -56,8 +56,8 @@ type Receipt struct {
 }
 
 // Publish stores one task and returns once the broker has confirmed it. A task
-// with an id that the broker has seen in the last ten minutes in the same class
-// is not stored again: that is a success with Receipt.Duplicate set.
+// with an [ID] that the broker has seen in the last ten minutes in the same class
+// and kind is not stored again: that is a success with Receipt.Duplicate set.
 //
 // Publish returns an error wrapping [ErrNoStream], [ErrFull], [ErrTooLarge],
 // [ErrDenied], [ErrOption], [task.ErrBadSubject] or [task.ErrBadBody] when the

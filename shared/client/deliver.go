@@ -228,7 +228,7 @@ func (c *Client) finish(ctx context.Context, m *message, span trace.Span, a answ
 	}
 	if m.body != nil && (err != nil && !m.doubt || a.duplicate && m.tries == 1) {
 		// The task is refused, or the broker has another one under this id.
-		if rerr := c.remove(ctx, m.body); err != nil {
+		if rerr := m.body.Remove(ctx, c.js); err != nil {
 			err = errors.Join(err, rerr)
 		}
 	}

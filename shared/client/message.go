@@ -5,12 +5,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/vmihailenco/msgpack/v5"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -53,8 +55,8 @@ func (r *route) matches(args task.Args, o *order) bool {
 type message struct {
 	nats.Msg
 	id    string
-	fresh bool        // the id was made here, so that no one else has it
-	body  *storedBody // in BODIES; nil when the message holds it
+	fresh bool           // the id was made here, so that no one else has it
+	body  *bodies.Object // nil when the message holds it
 
 	tries  int       // so far
 	sent   time.Time // the first of them
@@ -82,7 +84,12 @@ func (c *Client) build(ctx context.Context, m *message, r *route, args task.Args
 	if m.id == "" {
 		m.id, m.fresh = rand.Text(), true
 	}
-	h[task.HeaderMsgID] = []string{m.id}
+	if made(m.id) {
+		h[task.HeaderMsgID] = []string{m.id}
+	} else { // the broker compares it with those of all kinds in the class
+		h[task.HeaderMsgID] = []string{r.kind + ":" + m.id}
+		h[task.HeaderID] = []string{m.id}
+	}
 	if !o.deadline.IsZero() {
 		h[task.HeaderDeadline] = []string{o.deadline.UTC().Format(time.RFC3339Nano)}
 	}
@@ -104,8 +111,23 @@ func (c *Client) build(ctx context.Context, m *message, r *route, args task.Args
 	if m.body, err = c.store(ctx, r.kind, m.id, body); err != nil {
 		return err
 	}
-	h[task.HeaderRef] = []string{m.body.name}
+	h[task.HeaderRef] = []string{m.body.Name}
 	return nil
+}
+
+// made reports whether id has the form of those that are made here. Such a one is
+// the broker's dedupe key as it is, also when a caller gives it: it publishes again
+// a task that may be stored, under the key that it had the first time.
+func made(id string) bool {
+	return len(id) == 26 && strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == "" // as rand.Text has it
+}
+
+// store puts body into BODIES, with the patience that tasks have.
+func (c *Client) store(ctx context.Context, kind, id string, body []byte) (*bodies.Object, error) {
+	return bodies.Put(ctx, c.js, func(ctx context.Context, m *nats.Msg) error {
+		_, err := c.deliver(ctx, &message{Msg: nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}})
+		return err
+	}, kind+":"+task.Token(id), body)
 }
 
 // marshal is task.Marshal with its own error for a body that is too large.

@@ -60,11 +60,17 @@ func newOrder(opts []PublishOption) (order, error) {
 
 const maxID = 256 // bytes
 
-// ID is the task's id, and the broker's dedupe key: publishing twice with one id
-// within ten minutes stores one task. It is 1 to 256 bytes of UTF-8 without
-// control characters and without space at its ends; the default is a new one of
-// 130 random bits. An id must not be used for two tasks of one class, whatever
-// their kinds: the second would be taken for a repetition of the first.
+// ID is the task's id: publishing two tasks of one kind and class with one id
+// within ten minutes stores the first. Tasks of other kinds and classes may have
+// it as well. It is 1 to 256 bytes of UTF-8 without control characters and without
+// space at its ends; the default is a new one of 130 random bits.
+//
+// An id of 26 letters A to Z and digits 2 to 7 is taken for one that was made
+// here, and must only publish that very task again, when it is not known to be
+// stored: of all kinds in a class it names one task. For a task that follows from
+// another, make an id of both, such as "mail-" and task.Info.ID. Do not choose an
+// id that is another one's followed by ":" and a number, such as task.Info.Key:
+// its task would be taken for the other one's redrive.
 func ID(id string) PublishOption {
 	return publishOption(func(o *order) error {
 		switch {

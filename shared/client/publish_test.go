@@ -60,7 +60,7 @@ func TestPublish(t *testing.T) {
 		{
 			name: "id", args: Send{To: "a"}, opts: []client.PublishOption{client.ID("order 7/ü")},
 			stream: "TASKS_DEFAULT", subject: "tasks.default.email.send",
-			header: nats.Header{"Nats-Msg-Id": {"order 7/ü"}},
+			header: nats.Header{"Nats-Msg-Id": {"email.send:order 7/ü"}, "Task-Id": {"order 7/ü"}},
 		},
 		{name: "raw", args: task.Raw{Name: "email.send", Body: raw}, stream: "TASKS_DEFAULT", subject: "tasks.default.email.send"},
 		{name: "raw without body", args: task.Raw{Name: "email.purge"}, stream: "TASKS_DEFAULT", subject: "tasks.default.email.purge"},
@@ -136,6 +136,47 @@ func TestPublishTwice(t *testing.T) {
 	}
 	if n := stored(t, js, "TASKS_DEFAULT"); n != 1 {
 		t.Errorf("%d tasks stored, want 1", n)
+	}
+}
+
+// What is one number to a producer may be several tasks, of one class or of two.
+func TestPublishOneIDForTwoKinds(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	fleet(t, js)
+	c := newClient(t, js)
+	for i, args := range []task.Args{task.Raw{Name: "email.send"}, task.Raw{Name: "email.invoice"}} {
+		for _, class := range []task.Class{task.Default, task.Slow} {
+			rc, err := c.Publish(t.Context(), args, client.ID("order-17"), client.Class(class))
+			want := client.Receipt{ID: "order-17", Stream: class.Stream(), Sequence: uint64(i + 1)}
+			if err != nil || rc != want {
+				t.Errorf("Publish %s to %s = %+v, %v, want %+v", args.Kind(), class, rc, err, want)
+			}
+			want.Duplicate = true
+			if rc, err = c.Publish(t.Context(), args, client.ID("order-17"), client.Class(class)); err != nil || rc != want {
+				t.Errorf("Publish %s to %s again = %+v, %v, want %+v", args.Kind(), class, rc, err, want)
+			}
+		}
+	}
+}
+
+// A task whose fate is unknown is published again under the id that was made for
+// it, and that must be no second task.
+func TestPublishAgainUnderMadeID(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	fleet(t, js)
+	c := newClient(t, js)
+	out, err := client.PublishAll(t.Context(), c, make([]Send, 100))
+	if err != nil {
+		t.Fatalf("PublishAll = %v", err)
+	}
+	for _, o := range out {
+		want := o.Receipt
+		want.Duplicate = true
+		if rc, err := c.Publish(t.Context(), Send{}, client.ID(o.ID)); err != nil || rc != want {
+			t.Errorf("Publish again = %+v, %v, want %+v", rc, err, want)
+		}
 	}
 }
 
@@ -281,7 +322,7 @@ func TestPublishAtStreamsLimit(t *testing.T) {
 		t.Fatalf("Publish = %v", err)
 	}
 	m := message(t, js, rc)
-	header := len("NATS/1.0\r\nNats-Msg-Id: probe\r\n\r\n")
+	header := len("NATS/1.0\r\nNats-Msg-Id: email.send:probe\r\nTask-Id: probe\r\n\r\n")
 	limit := func(n int) *jetstream.JetStream {
 		js := natstest.JetStream(t)
 		fleet(t, js, func(c *jetstream.StreamConfig) { c.MaxMsgSize = int32(n) })
@@ -297,7 +338,8 @@ func TestPublishAtStreamsLimit(t *testing.T) {
 	}
 }
 
-// noise is n random characters, too many different ones to be compressed.
+// noise is n random characters, so many different ones that compression saves a
+// quarter.
 func noise(n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b)

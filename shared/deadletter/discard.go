@@ -2,8 +2,6 @@ package deadletter
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -11,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -54,44 +53,8 @@ func discard(ctx context.Context, js jetstream.JetStream, l *Letter) error {
 	case l.Ref == "":
 		return nil
 	}
-	if err := removeBody(ctx, js, l.Ref); err != nil {
-		return fmt.Errorf("the letter is gone, but its body %q stays in %s: %w", l.Ref, task.BodiesBucket, err)
+	if err := bodies.Remove(ctx, js, l.Ref); err != nil {
+		return fmt.Errorf("the letter is gone, but its body stays: %w", err)
 	}
 	return nil
-}
-
-// removeBody takes an object out of BODIES without a trace: the object store's
-// own delete leaves a marker for ever.
-func removeBody(ctx context.Context, js jetstream.JetStream, ref string) error {
-	store, err := js.ObjectStore(ctx, task.BodiesBucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	info, err := store.GetInfo(ctx, ref)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := task.CheckToken(info.NUID); err != nil { // a ">" would purge all bodies
-		return err
-	}
-	stream, err := js.Stream(ctx, "OBJ_"+task.BodiesBucket)
-	if err != nil {
-		return err
-	}
-	for _, subject := range []string{metaSubject(ref), "$O." + task.BodiesBucket + ".C." + info.NUID} {
-		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func metaSubject(ref string) string {
-	return "$O." + task.BodiesBucket + ".M." + base64.URLEncoding.EncodeToString([]byte(ref))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -56,12 +57,20 @@ func (l *Letter) trace() trace.SpanContext {
 // Content returns the letter's body as it was published: fetched from BODIES when
 // it is there, and decompressed. It has not been checked otherwise: give it to
 // task.Unmarshal. js may be nil for a letter without Ref. The error wraps
-// [ErrNoBody] when the body is gone, and task.ErrBadBody when it is no zstd.
+// [ErrNoBody] when the body is gone, and task.ErrBadBody when it is too large or
+// no zstd.
 func (l *Letter) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
 	body := l.Body
 	if l.Ref != "" {
+		if js == nil {
+			return nil, fmt.Errorf("read body of %s: %q is in %s, and there is no connection to fetch it", l.name(), l.Ref, task.BodiesBucket)
+		}
 		var err error
-		if body, err = fetch(ctx, js, l.Ref); err != nil {
+		body, err = bodies.Get(ctx, js, l.Ref)
+		if errors.Is(err, bodies.ErrNotFound) {
+			err = fmt.Errorf("%w: %w", ErrNoBody, err)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
 		}
 	}
@@ -87,28 +96,4 @@ func (l *Letter) Arguments(ctx context.Context, js jetstream.JetStream) (map[str
 		return nil, fmt.Errorf("read arguments of %s: %w", l.name(), err)
 	}
 	return args, nil
-}
-
-func fetch(ctx context.Context, js jetstream.JetStream, ref string) ([]byte, error) {
-	if js == nil {
-		return nil, fmt.Errorf("%q is in %s, and there is no connection to fetch it", ref, task.BodiesBucket)
-	}
-	store, err := js.ObjectStore(ctx, task.BodiesBucket)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", task.BodiesBucket, err)
-	}
-	info, err := store.GetInfo(ctx, ref)
-	switch {
-	case errors.Is(err, jetstream.ErrObjectNotFound):
-		return nil, fmt.Errorf("%w: %q is not in %s", ErrNoBody, ref, task.BodiesBucket)
-	case err != nil:
-		return nil, fmt.Errorf("look for %q in %s: %w", ref, task.BodiesBucket, err)
-	case info.Size > task.MaxBody:
-		return nil, fmt.Errorf("%w: %q has %d bytes, %d are allowed", task.ErrBadBody, ref, info.Size, task.MaxBody)
-	}
-	body, err := store.GetBytes(ctx, ref)
-	if err != nil {
-		return nil, fmt.Errorf("get %q from %s: %w", ref, task.BodiesBucket, err)
-	}
-	return body, nil
 }

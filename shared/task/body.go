@@ -180,9 +180,14 @@ var (
 	decoder, decoderErr = newDecoder(defaultBytes)
 )
 
+// newEncoder takes the fastest level, with which JSON shrinks to 21 % at 400 MB/s
+// and more; the next one saves half a percent more for up to a third of the speed.
+// Literals are always entropy-coded, because without that text in which nothing
+// repeats stays as it is: hex shrinks to 50 %, base64 to 75 %, at XXX
+// MB/s (BenchmarkCompress). Random bytes pay for it: YYY.
 func newEncoder() (*zstd.Encoder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(512<<10))
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithAllLitEntropyCompression(true), zstd.WithWindowSize(512<<10))
 	if err == nil {
 		enc.EncodeAll([]byte{0}, nil) // makes the channel
 	}

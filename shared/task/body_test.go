@@ -3,9 +3,12 @@ package task_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -215,10 +218,7 @@ func TestBodyInBubble(t *testing.T) {
 
 func TestCompress(t *testing.T) {
 	t.Parallel()
-	noise := make([]byte, 64<<10)
-	if _, err := rand.Read(noise); err != nil {
-		t.Fatal(err)
-	}
+	noise := random(t, 64<<10)
 	for _, tc := range []struct {
 		name string
 		body []byte
@@ -230,6 +230,11 @@ func TestCompress(t *testing.T) {
 		{"noise with little to save", append(make([]byte, 4<<10), noise...), false},
 		{"noise with much to save", append(make([]byte, 16<<10), noise...), true},
 		{"16 MiB", bytes.Repeat([]byte("drover"), 16<<20/6), true},
+		{"hex", hex.AppendEncode(nil, noise[:4<<10]), true},
+		{"hex of 700 KiB", hex.AppendEncode(nil, random(t, 350<<10)), true},
+		{"base64", base64.StdEncoding.AppendEncode(nil, noise[:4<<10]), true},
+		{"base64 of 700 KiB", base64.StdEncoding.AppendEncode(nil, random(t, 525<<10)), true},
+		{"noise of 1 MiB", random(t, 1<<20), false},
 	} {
 		out, ok := task.Compress(tc.body)
 		if ok != tc.want {
@@ -245,6 +250,15 @@ func TestCompress(t *testing.T) {
 			t.Errorf("%s: the body comes back changed", tc.name)
 		}
 	}
+}
+
+func random(tb testing.TB, n int) []byte {
+	tb.Helper()
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		tb.Fatal(err)
+	}
+	return b
 }
 
 // frame is a zstd frame that declares to hold size bytes, or nothing about it
@@ -444,26 +458,50 @@ func BenchmarkUnmarshal(b *testing.B) {
 }
 
 func BenchmarkCompress(b *testing.B) {
-	var body []byte
-	for i := 0; len(body) < 64<<10; i++ {
-		body = fmt.Appendf(body, `{"order":%d,"name":"customer %d","total":%d.50},`, i, i*7919, i%97)
-	}
-	out, _ := task.Compress(body)
-	b.Run("64 KiB", func(b *testing.B) {
-		b.SetBytes(int64(len(body)))
-		b.ReportAllocs()
-		for b.Loop() {
-			task.Compress(body)
-		}
-		b.ReportMetric(float64(len(out))/float64(len(body)), "ratio")
-	})
-	b.Run("back", func(b *testing.B) {
-		b.SetBytes(int64(len(body)))
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := task.Decompress(out, 0); err != nil {
-				b.Fatal(err)
+	for _, bc := range []struct {
+		name string
+		make func(n int) []byte // or somewhat more
+	}{
+		{"json", orders},
+		{"hex", func(n int) []byte { return hex.AppendEncode(nil, random(b, n/2)) }},
+		{"base64", func(n int) []byte { return base64.StdEncoding.AppendEncode(nil, random(b, n/4*3)) }},
+		{"random", func(n int) []byte { return random(b, n) }},
+	} {
+		for _, kib := range []int{8, 64, 1024} {
+			body := bc.make(kib << 10)
+			out, ok := task.Compress(body)
+			name := fmt.Sprintf("%s %d KiB", bc.name, kib)
+			b.Run(name, func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					task.Compress(body)
+				}
+				b.ReportMetric(float64(len(out))/float64(len(body)), "ratio")
+			})
+			if !ok {
+				continue
 			}
+			b.Run(name+" back", func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := task.Decompress(out, 0); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
 		}
-	})
+	}
+}
+
+// orders is JSON as an export has it, of n bytes or somewhat more.
+func orders(n int) []byte {
+	r := mathrand.New(mathrand.NewPCG(1, 2))
+	var b []byte
+	for i := 0; len(b) < n; i++ {
+		b = fmt.Appendf(b, `{"order":%d,"customer":"customer %d","total":%d.%02d,"paid":%t,"placed":"2026-%02d-%02dT%02d:%02d:00Z","token":"%016x"},`,
+			100_000+i, r.IntN(5000), r.IntN(1000), r.IntN(100), i%3 == 0, 1+r.IntN(12), 1+r.IntN(28), r.IntN(24), r.IntN(60), r.Uint64())
+	}
+	return b
 }

@@ -8,11 +8,11 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -49,8 +49,6 @@ const (
 var verdicts = [...]string{done: "done", superseded: "superseded", again: "moved", dead: "dead", lost: "lost"}
 
 const (
-	suspectFrom   = 2 // deaths after which a task runs in a child
-	fetchLimit    = 30 * time.Second
 	hopelessAfter = 10 // deliveries of one message after which even a child is not tried
 )
 
@@ -62,10 +60,6 @@ func (l *lane) work(s *slot, d *delivery) {
 		Attempt: st.Attempt, Generation: st.Generation, EnqueuedAt: st.EnqueuedAt, Deadline: st.Deadline,
 	}
 	l.begin(d, &st)
-	if l.draining.Load() {
-		l.settle(d, verdict{outcome: again, reason: task.GaveBack})
-		return
-	}
 	handler, v := l.prepare(d, &st, bad)
 	if handler == nil {
 		l.settle(d, v)
@@ -141,35 +135,34 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 	bury := func(reason task.Reason, err error) (Handler, verdict) {
 		return nil, verdict{outcome: dead, reason: reason, err: err}
 	}
-	if bad != nil {
-		return bury(task.Undecodable, bad)
-	}
-	k := d.run.kind
-	if k == nil {
-		return bury(task.UnknownKind, fmt.Errorf("service %s has no handler for %s: deploy one that does, then redrive", l.w.service, st.Subject.Kind()))
-	}
-	handler := k.handler
 	if d.delivered > 1 {
 		l.w.metrics.death(l, &d.run)
-		moved, ok := l.movedBefore(d, st)
-		if !ok || moved {
+		if moved, ok := l.movedBefore(d, st); moved || !ok {
 			return nil, verdict{outcome: superseded} // when not ok, the lease is lost and settle does nothing
 		}
-		switch deaths := d.deaths(st.Deaths); {
-		case d.delivered > hopelessAfter:
-			return bury(task.CrashLoop, fmt.Errorf("%d deliveries of one message ended in no verdict", d.delivered-1))
-		case deaths >= suspectFrom && l.kind == liveLane:
+	}
+	k := d.run.kind
+	switch {
+	case l.draining.Load():
+		return nil, verdict{outcome: again, reason: task.GaveBack}
+	case bad != nil:
+		return bury(task.Undecodable, bad)
+	case k == nil:
+		return bury(task.UnknownKind, fmt.Errorf("service %s has no handler for %s: deploy one that does, then redrive", l.w.service, d.task.Kind))
+	case d.delivered > hopelessAfter:
+		return bury(task.CrashLoop, fmt.Errorf("%d deliveries of one message ended in no verdict", d.delivered-1))
+	case !st.Deadline.IsZero() && !time.Now().Before(st.Deadline):
+		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
+	}
+	handler := k.handler
+	if deaths := d.deaths(st.Deaths); deaths >= l.class.suspectFrom() {
+		if l.kind == liveLane {
 			return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
 		}
-	}
-	if deaths := d.deaths(st.Deaths); l.kind == retryLane && deaths >= suspectFrom {
-		if st.Deaths >= suspectFrom {
+		if st.Deaths >= l.class.suspectFrom() {
 			deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
 		}
 		handler = l.inChild(d, deaths)
-	}
-	if !st.Deadline.IsZero() && !time.Now().Before(st.Deadline) {
-		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
 	}
 	var err error
 	d.task.Body, err = l.body(d, st)
@@ -177,7 +170,7 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 	case errors.Is(err, task.ErrBadBody):
 		return bury(task.Undecodable, err)
 	case err != nil:
-		return nil, d.run.verdict(l, d, err)
+		return nil, verdict{outcome: lost} // BODIES could not be asked for as long as the lease lasted
 	}
 	return handler, verdict{}
 }
@@ -188,7 +181,7 @@ func (l *lane) body(d *delivery, st *task.State) ([]byte, error) {
 	body := d.msg.Data
 	if st.Ref != "" {
 		var err error
-		if body, err = l.fetch(d.run.ctx, st.Ref); err != nil {
+		if body, err = l.fetch(d, st.Ref); err != nil {
 			return nil, err
 		}
 	}
@@ -201,28 +194,22 @@ func (l *lane) body(d *delivery, st *task.State) ([]byte, error) {
 	return body, task.Check(body, task.Limits{})
 }
 
-// fetch returns a body that was too large for a message.
-func (l *lane) fetch(ctx context.Context, ref string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
-	defer cancel()
-	store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
-	if err != nil {
-		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
+// fetch returns a body that was too large for a message. It waits for BODIES as
+// settle waits for RETRY: that it does not answer is no fault of the task.
+func (l *lane) fetch(d *delivery, ref string) (body []byte, err error) {
+	if !l.insist(d, "fetch a body from "+task.BodiesBucket, func(ctx context.Context) error {
+		body, err = bodies.Get(ctx, l.w.js, ref)
+		if errors.Is(err, bodies.ErrNotFound) {
+			err = fmt.Errorf("%w: %s: %w", task.ErrBadBody, task.HeaderRef, err)
+		}
+		if errors.Is(err, task.ErrBadBody) {
+			return nil // an answer, and a final one
+		}
+		return err
+	}) {
+		return nil, ErrLeaseLost
 	}
-	info, err := store.GetInfo(ctx, ref)
-	switch {
-	case errors.Is(err, jetstream.ErrObjectNotFound):
-		return nil, fmt.Errorf("%w: %s %q is not in %s", task.ErrBadBody, task.HeaderRef, ref, task.BodiesBucket)
-	case err != nil:
-		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
-	case info.Size > task.MaxBody:
-		return nil, fmt.Errorf("%w: %s %q has %d bytes, %d are allowed", task.ErrBadBody, task.HeaderRef, ref, info.Size, task.MaxBody)
-	}
-	body, err := store.GetBytes(ctx, ref)
-	if err != nil {
-		return nil, fmt.Errorf("fetch body %q from %s: %w", ref, task.BodiesBucket, err)
-	}
-	return body, nil
+	return body, err
 }
 
 // handle runs the handler under the task's time limit. ours is false when the
@@ -341,7 +328,7 @@ type deathError struct {
 }
 
 func (e *deathError) Error() string {
-	return fmt.Sprintf("no verdict, for the %d. time: %s", e.deaths, e.how)
+	return fmt.Sprintf("death %d: %s", e.deaths, e.how)
 }
 
 // errorType is the closed set of values of error.type.

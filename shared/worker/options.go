@@ -41,6 +41,10 @@ func (c Class) withDefaults() Class {
 	return c
 }
 
+// suspectFrom is the number of deaths from which a task runs alone: two, because
+// one happens to any task in company, and one less than the last.
+func (c *Class) suspectFrom() int { return min(2, c.MaxDeliver-1) }
+
 func (c Class) validate() error {
 	var errs []error
 	if err := task.CheckToken(string(c.Name)); err != nil {
@@ -123,8 +127,9 @@ func Only(p Pool) Option {
 }
 
 // DrainLimit is how long Run lets running handlers finish once its context is
-// done, before it cancels them and gives their tasks back. The default is 25 s:
-// with the grace of 5 s that fits the 30 s most supervisors wait before SIGKILL.
+// done, before it cancels them and gives their tasks back. The default is 25 s.
+// Handlers then have the grace to return, and what is left 10 s to be settled:
+// give a supervisor 60 s before it kills.
 func DrainLimit(d time.Duration) Option {
 	return option(func(c *config) error {
 		if d < 0 {

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -42,10 +43,11 @@ func (l *lane) settle(d *delivery, v verdict) {
 	settled := false
 	if l.holds(d) {
 		switch v.outcome {
+		case done, superseded:
+			settled = l.ack(d)
 		case again, dead:
 			settled = l.move(d, v)
-		default:
-			settled = l.ack(d)
+		case lost:
 		}
 	}
 	if !settled {
@@ -296,11 +298,7 @@ func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, e
 func (l *lane) forget(ref string) {
 	ctx, cancel := context.WithTimeout(context.Background(), tryLimit)
 	defer cancel()
-	store, err := l.w.js.ObjectStore(ctx, task.BodiesBucket)
-	if err == nil {
-		err = store.Delete(ctx, ref)
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+	if err := bodies.Remove(ctx, l.w.js, ref); err != nil {
 		l.w.log.WarnContext(ctx, "the body of a finished task stays in the object store", slog.String("ref", ref), slog.Any("error", err))
 	}
 }

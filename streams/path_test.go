@@ -90,7 +90,7 @@ func TestPath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if letter.Reason != task.Failed || letter.Attempt != 2 || len(letter.Errors) != 2 || letter.State.Subject.Tenant != "acme" {
+		if letter.Reason != task.Failed || letter.Attempt != 2 || len(letter.Errors) != 2 || letter.Subject.Tenant != "acme" {
 			t.Errorf("the dead letter says %+v, want failed after 2 attempts of tenant acme", letter.State)
 		}
 		args, err := letter.Arguments(ctx, js)

@@ -14,6 +14,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func Connect(ctx context.Context, o Options) (jetstream.JetStream, error) {
 }
 
 func dial(ctx context.Context, url string, wait time.Duration, opts []nats.Option) (*nats.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(wait, dialTimeout))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(wait, dialTimeout))
 	defer cancel()
 	for {
 		nc, err := nats.Connect(url, opts...)

@@ -88,8 +88,14 @@ func TestForgedSubjectIsIgnored(t *testing.T) {
 func TestReadStateBadHeaders(t *testing.T) {
 	t.Parallel()
 	for _, h := range []nats.Header{
-		{"Task-Deadline": {"tomorrow"}}, {"Task-Enqueued-At": {"1"}}, {"Task-Attempt": {"-1"}}, {"Task-Hop": {"1e3"}},
-		{"Task-Generation": {"99999999999999999999"}}, {"Task-Deaths": {" 1"}}, {"Task-Errors": {"{"}}, {"Task-Encoding": {"gzip"}},
+		{"Task-Deadline": {"tomorrow"}},
+		{"Task-Enqueued-At": {"1"}},
+		{"Task-Attempt": {"-1"}},
+		{"Task-Hop": {"1e3"}},
+		{"Task-Generation": {"99999999999999999999"}},
+		{"Task-Deaths": {" 1"}},
+		{"Task-Errors": {"{"}},
+		{"Task-Encoding": {"gzip"}},
 	} {
 		s, err := task.ReadState("tasks.default.email.send", h, stored)
 		if !errors.Is(err, task.ErrBadHeader) {

@@ -67,7 +67,7 @@ func FuzzSubjects(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, action string) {
 		s := task.Subject{Class: task.Default, Service: "email", Action: action}
 		for _, subject := range []string{s.RetryWait(id), s.RetryReady(id), s.Dead(id)} {
-			for _, token := range strings.Split(subject, ".") {
+			for token := range strings.SplitSeq(subject, ".") {
 				if err := task.CheckToken(token); err != nil {
 					t.Fatalf("id %q makes subject %q: %v", id, subject, err)
 				}

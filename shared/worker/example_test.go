@@ -85,11 +85,16 @@ func ExampleHandle() {
 }
 
 func ExampleWorker_Use() {
-	var w worker.Worker // from worker.New
-	w.Use(func(next worker.Handler) worker.Handler {
+	logged := func(next worker.Handler) worker.Handler {
 		return func(ctx context.Context, t *worker.Task) error {
 			fmt.Printf("%s has %d bytes\n", t.Kind, len(t.Body))
 			return next(ctx, t)
 		}
-	})
+	}
+	var w worker.Worker // from worker.New
+	w.Use(logged)       // around the handlers of all kinds
+
+	_ = logged(func(context.Context, *worker.Task) error { return nil })(context.Background(),
+		&worker.Task{Info: task.Info{Kind: "image.resize"}, Body: []byte{0x80}})
+	// Output: image.resize has 1 bytes
 }

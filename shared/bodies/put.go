@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,10 +26,7 @@ type Object struct {
 // store remembers for two minutes.
 type Publish func(ctx context.Context, m *nats.Msg) error
 
-const (
-	chunkSize   = 128 << 10       // bytes, the object store's default
-	removeLimit = 5 * time.Second // for removing a body that nothing refers to
-)
+const chunkSize = 128 << 10 // bytes, the object store's default
 
 // Put stores body and returns once the broker has confirmed all of it. The name is
 // owner and a part that is new: two publishes with one id must not share a body,
@@ -50,8 +46,8 @@ func Put(ctx context.Context, js jetstream.JetStream, publish Publish, owner str
 	if len(body) > task.MaxBody {
 		return nil, fmt.Errorf("put body into %s: %w", task.BodiesBucket, tooLarge(uint64(len(body))))
 	}
-	if err := possible(o.Name); err != nil {
-		return nil, fmt.Errorf("put body into %s: %w", task.BodiesBucket, err)
+	if !possible(o.Name) {
+		return nil, fmt.Errorf("put body into %s: %w", task.BodiesBucket, badName(o.Name))
 	}
 	if err := o.write(ctx, publish, body); err != nil {
 		err = fmt.Errorf("put body of %d bytes into %s: %w", len(body), task.BodiesBucket, err)
@@ -61,13 +57,17 @@ func Put(ctx context.Context, js jetstream.JetStream, publish Publish, owner str
 }
 
 func (o *Object) write(ctx context.Context, publish Publish, body []byte) error {
+	chunks, err := chunkSubject(o.nuid)
+	if err != nil {
+		return err
+	}
 	sum := sha256.New()
 	n := 0
 	for rest := body; len(rest) > 0; n++ {
 		chunk := rest[:min(chunkSize, len(rest))]
 		rest = rest[len(chunk):]
 		sum.Write(chunk)
-		m := &nats.Msg{Subject: chunkSubject(o.nuid), Data: chunk, Header: nats.Header{task.HeaderMsgID: {o.nuid + ":" + strconv.Itoa(n)}}}
+		m := &nats.Msg{Subject: chunks, Data: chunk, Header: nats.Header{task.HeaderMsgID: {o.nuid + ":" + strconv.Itoa(n)}}}
 		if err := publish(ctx, m); err != nil {
 			return err
 		}
@@ -87,30 +87,4 @@ func (o *Object) write(ctx context.Context, publish Publish, body []byte) error 
 		task.HeaderMsgID:    {o.nuid},
 		jetstream.MsgRollup: {jetstream.MsgRollupSubject},
 	}})
-}
-
-// Remove takes o out of BODIES again, without a trace, and asks no replica that
-// may not have it yet, as [Remove] could. It goes on when ctx has ended, for 5 s at
-// most, and does not wait for a connection that is lost.
-func (o *Object) Remove(ctx context.Context, js jetstream.JetStream) error {
-	if err := o.remove(ctx, js); err != nil {
-		return fmt.Errorf("remove its body %s from %s: %w: it stays there unused", o.Name, task.BodiesBucket, err)
-	}
-	return nil
-}
-
-func (o *Object) remove(ctx context.Context, js jetstream.JetStream) error {
-	if !js.Conn().IsConnected() {
-		return nats.ErrDisconnected
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
-	defer cancel()
-	s, err := js.Stream(ctx, stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return purge(ctx, s, o.Name, o.nuid)
 }

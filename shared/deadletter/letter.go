@@ -57,8 +57,8 @@ func (l *Letter) trace() trace.SpanContext {
 // Content returns the letter's body as it was published: fetched from BODIES when
 // it is there, and decompressed. It has not been checked otherwise: give it to
 // task.Unmarshal. js may be nil for a letter without Ref. The error wraps
-// [ErrNoBody] when the body is gone, and task.ErrBadBody when it is too large or
-// no zstd.
+// [ErrNoBody] when the body is gone, and task.ErrBadBody when it is too large,
+// damaged, or no zstd.
 func (l *Letter) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
 	body := l.Body
 	if l.Ref != "" {

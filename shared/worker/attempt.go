@@ -197,7 +197,7 @@ func (l *lane) body(d *delivery, st *task.State) ([]byte, error) {
 // fetch returns a body that was too large for a message. It waits for BODIES as
 // settle waits for RETRY: that it does not answer is no fault of the task.
 func (l *lane) fetch(d *delivery, ref string) (body []byte, err error) {
-	if !l.insist(d, "fetch a body from "+task.BodiesBucket, func(ctx context.Context) error {
+	if !l.insist(d, "fetch a body from "+task.BodiesBucket, fetchLimit, func(ctx context.Context) error {
 		body, err = bodies.Get(ctx, l.w.js, ref)
 		if errors.Is(err, bodies.ErrNotFound) {
 			err = fmt.Errorf("%w: %s: %w", task.ErrBadBody, task.HeaderRef, err)

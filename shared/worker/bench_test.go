@@ -43,7 +43,7 @@ func BenchmarkDrainBare(b *testing.B) {
 	var total, used time.Duration
 	for b.Loop() {
 		b.StopTimer()
-		js := natstest.JetStream(b)
+		_, js := natstest.Listen(b)
 		topology(b, js, ackWait)
 		preload(b, js, drainTasks)
 		c, err := js.Consumer(b.Context(), "TASKS_DEFAULT", "test")
@@ -80,7 +80,7 @@ func BenchmarkDrain(b *testing.B) {
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	for b.Loop() {
 		b.StopTimer()
-		js := natstest.JetStream(b)
+		_, js := natstest.Listen(b)
 		topology(b, js, ackWait)
 		preload(b, js, drainTasks)
 		var n atomic.Int64

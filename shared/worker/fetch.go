@@ -53,7 +53,7 @@ func (l *lane) want(now time.Time) (*pull, int) {
 	target := l.slots - l.leaked + l.pace.ahead
 	outstanding := l.pulls[0].left + l.pulls[1].left
 	n := target - l.held.n - outstanding
-	if n <= 0 || outstanding > 0 && n < target/4 {
+	if n <= 0 || outstanding > 0 && n < target/2 {
 		return nil, 0
 	}
 	for i := range l.pulls {

@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	tryLimit   = 5 * time.Second // of one request to the broker
-	ackLimit   = 2 * time.Second // of a confirmed acknowledgement
+	tryLimit   = 5 * time.Second  // of one request to the broker
+	fetchLimit = 30 * time.Second // of one try to read a body
+	ackLimit   = 2 * time.Second  // of a confirmed acknowledgement
 	ackTries   = 3
 	retryFirst = 100 * time.Millisecond // between tries at what the broker refuses
 	retryMost  = 5 * time.Second
@@ -80,7 +81,7 @@ func (l *lane) ack(d *delivery) bool {
 	if l.w.nc.Publish(d.msg.Reply, nil) == nil {
 		return true
 	}
-	return l.insist(d, "acknowledge a task", func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
+	return l.insist(d, "acknowledge a task", tryLimit, func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
 }
 
 // move publishes the task to where it goes on, sees that it is stored, and only
@@ -98,11 +99,13 @@ func (l *lane) move(d *delivery, v verdict) bool {
 			attribute.String(telemetry.MessagingSystem, "nats"),
 			attribute.String(telemetry.MessagingDestination, stream),
 			attribute.String(telemetry.TaskID, d.task.ID),
+			attribute.String(telemetry.TaskKind, d.task.Kind),
+			attribute.String(telemetry.TaskClass, string(l.class.Name)),
 			attribute.String(telemetry.TaskReason, string(v.reason)),
 			attribute.Float64("task.delay", v.delay.Seconds()),
 		)
 	}
-	stored := l.insist(d, "move a task to "+stream, func(ctx context.Context) error {
+	stored := l.insist(d, "move a task to "+stream, tryLimit, func(ctx context.Context) error {
 		_, err := l.w.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
 		return err
 	})
@@ -192,11 +195,11 @@ func (l *lane) confirm(d *delivery) {
 
 // insist tries until f succeeds, the lease is lost, or the worker has to end. It
 // reports whether f succeeded. Meanwhile the worker is not ready, and says why.
-func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) bool {
+func (l *lane) insist(d *delivery, doing string, limit time.Duration, f func(context.Context) error) bool {
 	wait := retryFirst
 	troubled := false
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), tryLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		err := f(ctx)
 		cancel()
 		if err == nil {
@@ -232,7 +235,7 @@ func (l *lane) insist(d *delivery, doing string, f func(context.Context) error) 
 // its worker died before it could acknowledge. It asks the leaders: a follower
 // may not know yet. ok is false when they could not be asked while the lease lasted.
 func (l *lane) movedBefore(d *delivery, st *task.State) (moved, ok bool) {
-	ok = l.insist(d, "look for an earlier move", func(ctx context.Context) error {
+	ok = l.insist(d, "look for an earlier move", tryLimit, func(ctx context.Context) error {
 		for _, at := range []struct{ stream, subject string }{
 			{task.RetryStream, st.Subject.Retry(st.ID)},
 			{task.DeadStream, st.Subject.Dead(st.ID)},

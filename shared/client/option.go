@@ -68,9 +68,7 @@ const maxID = 256 // bytes
 // An id of 26 letters A to Z and digits 2 to 7 is taken for one that was made
 // here, and must only publish that very task again, when it is not known to be
 // stored: of all kinds in a class it names one task. For a task that follows from
-// another, make an id of both, such as "mail-" and task.Info.ID. Do not choose an
-// id that is another one's followed by ":" and a number, such as task.Info.Key:
-// its task would be taken for the other one's redrive.
+// another, make an id of both, such as "mail-" and task.Info.ID.
 func ID(id string) PublishOption {
 	return publishOption(func(o *order) error {
 		switch {

@@ -17,6 +17,7 @@ package telemetry
 
 import (
 	"context"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/propagation"
@@ -75,9 +76,16 @@ var propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceCont
 // W3C trace context is the format of the wire, whatever the process's global
 // propagator is.
 func Extract(ctx context.Context, h nats.Header) context.Context {
-	for name := range h { // most raw tasks have none, and the propagator would take ten times as long to see it
-		if len(name) == len("traceparent") || len(name) == len("baggage") {
-			return propagator.Extract(ctx, Carrier(h))
+	for name := range h { // most raw tasks have none, and looking for each name takes ten times as long
+		switch len(name) {
+		case len("traceparent"):
+			if strings.EqualFold(name, "traceparent") {
+				ctx = propagation.TraceContext{}.Extract(ctx, Carrier(h))
+			}
+		case len("baggage"):
+			if strings.EqualFold(name, "baggage") {
+				ctx = propagation.Baggage{}.Extract(ctx, Carrier(h))
+			}
 		}
 	}
 	return ctx

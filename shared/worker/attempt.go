@@ -54,7 +54,7 @@ const (
 
 // work takes one delivery from the queue to its end.
 func (l *lane) work(s *slot, d *delivery) {
-	st, bad := d.state()
+	st, bad := l.state(d)
 	d.task.Info = task.Info{
 		ID: st.ID, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
 		Attempt: st.Attempt, Generation: st.Generation, EnqueuedAt: st.EnqueuedAt, Deadline: st.Deadline,
@@ -102,7 +102,7 @@ func (l *lane) begin(d *delivery, st *task.State) {
 			attribute.Int(telemetry.TaskGeneration, st.Generation),
 			attribute.Int(telemetry.TaskDeaths, d.deaths(st.Deaths)),
 			attribute.String(telemetry.MessagingMessageID, st.ID),
-			attribute.Int64(telemetry.MessagingSequence, int64(d.meta.Sequence.Stream)),
+			attribute.Int64(telemetry.MessagingSequence, int64(d.sequence)),
 		)
 		if st.Subject.Tenant != "" {
 			r.span.SetAttributes(attribute.String(telemetry.TaskTenant, st.Subject.Tenant))

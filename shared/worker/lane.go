@@ -39,11 +39,14 @@ type lane struct {
 	byKind         map[*kind]*labels        // nil is for kinds without a handler
 
 	queue   chan *delivery // held, not started; a nil ends one slot
+	acks    chan *delivery // done, to be acknowledged
+	acked   chan struct{}  // closed when nothing is put into acks any more
 	leases  *nats.Subscription
 	quiet   chan struct{} // closed when draining and no pull is outstanding
 	idle    chan struct{} // closed when draining and every slot has ended
+	acking  sync.WaitGroup
 	keeping sync.WaitGroup
-	settles sync.WaitGroup // of abandoned attempts
+	settles sync.WaitGroup // of abandoned attempts, and of acknowledgements without a connection
 	done    chan struct{}  // ends the keeper
 
 	draining atomic.Bool // set once, with mu held
@@ -67,7 +70,7 @@ const queueSize = 8 * maxAhead
 func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.ConsumerInfo) *lane {
 	l := &lane{
 		w: w, class: c, kind: kind, slots: slots, stream: info.Stream, durable: info.Name, ackWait: info.Config.AckWait,
-		inbox: w.nc.NewInbox(), queue: make(chan *delivery, queueSize),
+		inbox: w.nc.NewInbox(), queue: make(chan *delivery, queueSize), acks: make(chan *delivery, queueSize), acked: make(chan struct{}),
 		quiet: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{}),
 		asked: map[string]question{}, trouble: map[string]error{},
 	}
@@ -101,6 +104,7 @@ func (l *lane) start() error {
 		}
 	}
 	l.startSlots()
+	l.acking.Go(l.acknowledge)
 	l.keeping.Go(l.keep)
 	l.pull(time.Now())
 	return nil
@@ -178,6 +182,8 @@ func (l *lane) drain() {
 	case <-l.idle:
 	case <-l.w.giveUp:
 	}
+	close(l.acked)
+	l.acking.Wait()
 	l.settles.Wait()
 	close(l.done)
 	l.keeping.Wait()
@@ -231,8 +237,9 @@ const (
 // delivery is one task as the broker handed it to this lane.
 type delivery struct {
 	msg       *nats.Msg
-	meta      *nats.MsgMetadata
-	delivered int // times the broker has delivered this message, this one included
+	delivered int    // times the broker has delivered this message, this one included
+	sequence  uint64 // in the lane's stream
+	storedAt  int64  // ns since 1970: when it was published, or its timer fired
 
 	// Guarded by lane.mu until phaseSettling, then owned by the settler.
 	phase     phase
@@ -252,9 +259,9 @@ type delivery struct {
 // state is what the message says of its task: as it was before this delivery. It
 // is read when it is needed and not kept, because for most deliveries that is
 // once, and it is larger than the rest (BenchmarkDrain).
-func (d *delivery) state() (task.State, error) {
+func (l *lane) state(d *delivery) (task.State, error) {
 	return task.ReadState(d.msg.Subject, d.msg.Header,
-		task.Stored{Stream: d.meta.Stream, Sequence: d.meta.Sequence.Stream, Time: d.meta.Timestamp})
+		task.Stored{Stream: l.stream, Sequence: d.sequence, Time: time.Unix(0, d.storedAt).UTC()})
 }
 
 // deaths counts the deliveries of this task that ended in no verdict; recorded

@@ -119,16 +119,14 @@ func (lb *labels) with(more ...attribute.KeyValue) metric.MeasurementOption {
 }
 
 func (m *metrics) started(l *lane, r *run, start time.Time, d *delivery) {
-	due := d.meta.Timestamp // when it was published, or when its timer fired
-	m.wait.Record(r.ctx, max(0, start.Sub(due).Seconds()), l.byKind[r.kind].record...)
+	wait := time.Duration(start.UnixNano() - d.storedAt)
+	m.wait.Record(r.ctx, max(0, wait.Seconds()), l.byKind[r.kind].record...)
 }
 
-func (m *metrics) settled(l *lane, r *run, v outcome) {
-	lb := l.byKind[r.kind]
+func (m *metrics) ran(l *lane, r *run) {
 	if r.invoked {
-		m.run.Record(r.ctx, r.ran.Seconds(), lb.record...)
+		m.run.Record(r.ctx, r.ran.Seconds(), l.byKind[r.kind].record...)
 	}
-	lb.settled[v].Add(1)
 }
 
 func (m *metrics) moved(l *lane, r *run, v verdict) {

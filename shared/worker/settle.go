@@ -41,10 +41,19 @@ const (
 // and tries again: the handler does not run twice for that, and nothing is
 // dropped to make room.
 func (l *lane) settle(d *delivery, v verdict) {
+	l.w.metrics.ran(l, &d.run)
+	ref := d.msg.Header[task.HeaderRef]
 	settled := false
 	if l.holds(d) {
 		switch v.outcome {
-		case done, superseded:
+		case done:
+			if len(ref) == 0 {
+				d.run.end(v)
+				l.acks <- d // as most deliveries end
+				return
+			}
+			settled = l.ack(d)
+		case superseded:
 			settled = l.ack(d)
 		case again, dead:
 			settled = l.move(d, v)
@@ -54,33 +63,70 @@ func (l *lane) settle(d *delivery, v verdict) {
 	if !settled {
 		v.outcome = lost
 	}
-	l.w.metrics.settled(l, &d.run, v.outcome)
 	d.run.end(v)
-	l.release(d)
-	if ref := d.msg.Header[task.HeaderRef]; v.outcome == done && len(ref) > 0 {
+	l.release(v.outcome, d)
+	if v.outcome == done {
 		l.forget(ref[0])
 	}
 }
 
-// release frees what the delivery held, and pulls the next.
-func (l *lane) release(d *delivery) {
+// release counts how deliveries ended, frees what they held, and pulls the next.
+func (l *lane) release(as outcome, of ...*delivery) {
 	now := time.Now()
 	l.mu.Lock()
-	l.held.remove(d)
-	if d.run.invoked {
-		l.pace.add(d.run.ran)
+	for _, d := range of {
+		l.byKind[d.run.kind].settled[as].Add(1)
+		l.held.remove(d)
+		if d.run.invoked {
+			l.pace.add(d.run.ran)
+		}
 	}
 	p, n := l.want(now)
 	l.mu.Unlock()
 	l.request(p, n, now)
 }
 
+// acknowledge sends the acknowledgements of tasks that are done, one after the
+// other in one goroutine: the connection has one lock, held while it writes to
+// the network, and slots that queue for it would stand still (BenchmarkDrain).
+func (l *lane) acknowledge() {
+	batch := make([]*delivery, 0, ackBatch)
+	for {
+		select {
+		case d := <-l.acks:
+			batch = append(batch, d)
+		case <-l.acked:
+			if len(l.acks) == 0 {
+				return
+			}
+		}
+		for len(l.acks) > 0 && len(batch) < ackBatch {
+			batch = append(batch, <-l.acks)
+		}
+		sent := batch[:0]
+		for _, d := range batch {
+			if l.w.nc.Publish(d.msg.Reply, nil) == nil {
+				sent = append(sent, d)
+				continue
+			}
+			l.settles.Go(func() { // not connected: this may take a while
+				if l.ack(d) {
+					l.release(done, d)
+				} else {
+					l.release(lost, d)
+				}
+			})
+		}
+		l.release(done, sent...)
+		batch = batch[:0]
+	}
+}
+
+const ackBatch = 64 // acknowledgements between two looks at the lane's lock
+
 // ack acknowledges without waiting for an answer: one that is lost makes the
 // task run again, which at-least-once allows, and an answer would halve the rate.
 func (l *lane) ack(d *delivery) bool {
-	if l.w.nc.Publish(d.msg.Reply, nil) == nil {
-		return true
-	}
 	return l.insist(d, "acknowledge a task", tryLimit, func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
 }
 
@@ -123,7 +169,7 @@ var moveSpans = map[outcome]string{again: "retry ", dead: "dead "}
 // moved is the message that carries the task on. Its id is derived from the
 // delivered message alone, so that two moves of one message are one.
 func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
-	st, _ := d.state() // as far as it can be read
+	st, _ := l.state(d) // as far as it can be read
 	st.Hop++
 	st.Deaths = d.deaths(st.Deaths)
 	st.Reason = v.reason

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"golang.org/x/term"
+
+	"github.com/droverhq/drover/tools/supervise/screen"
+)
+
+// lines writes text for people, cut where a terminal would wrap it.
+func (a *App) lines(lines ...string) {
+	width := 0
+	if f, ok := a.Stdout.(*os.File); ok && screen.IsTerminal(f) {
+		if cols, _, err := term.GetSize(int(f.Fd())); err == nil {
+			width = cols
+		}
+	}
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(screen.Cut(l, width) + "\n")
+	}
+	_, _ = io.WriteString(a.Stdout, b.String()) // nobody reads any more
+}
+
+// table writes t for people.
+func (a *App) table(t *screen.Table) { a.lines(t.Lines(screen.StyleOf(a.Stdout))...) }
+
+// printable is text from a stranger that keeps its lines, with nothing else that a
+// terminal would act upon. screen.Plain puts it on one line.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '·'
+	}, strings.ReplaceAll(text, "\r\n", "\n"))
+}

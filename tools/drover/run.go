@@ -1,0 +1,79 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/droverhq/drover/services/cmd/catalog"
+	startup "github.com/droverhq/drover/services/service"
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/supervise"
+)
+
+type runCmd struct {
+	Service []string `arg:"" name:"service" passthrough:"" help:"Name of the service, and then its flags."`
+}
+
+// Help is the long text of --help.
+func (runCmd) Help() string {
+	return `All that follows the name is the service's: "drover run email --help" lists its
+flags. Its own binary takes the same ones.
+
+Examples:
+
+    drover run email --smtp-addr localhost:1025 --smtp-tls none --smtp-from drover@example.com
+    drover run webhook --class urgent --admin :9090
+    drover run email --pool retry`
+}
+
+// Run is the service's own main function: same flags, same log, same exit codes.
+func (c *runCmd) Run(ctx context.Context, app *App) error {
+	supervise.EndWithParent()
+	name := c.Service[0]
+	s, ok := find(name)
+	if !ok {
+		return usage(fmt.Errorf("run %s: there is no such service, only %s", name, list(serviceNames())))
+	}
+	s.Usage = "drover run " + name
+	args := append(app.given(), c.Service[1:]...)
+	if code := startup.Exec(ctx, s, args, app.Stdout, app.Stderr); code != exitOK {
+		return exitError(code)
+	}
+	return nil
+}
+
+// find is catalog.Find with the service that only `drover demo` runs.
+func find(name string) (startup.Service, bool) {
+	if s := demo.Service(); s.Name == name {
+		return s, true
+	}
+	return catalog.Find(name)
+}
+
+func serviceNames() []string {
+	var out []string
+	for _, s := range catalog.All() {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+// given are the common flags that came before the name of the service, for the
+// service to read. What the environment says, it reads by itself.
+func (a *App) given() []string {
+	var args []string
+	for _, f := range []struct{ flag, value, env, otherwise string }{
+		{"--nats", a.NATS, "DROVER_NATS_URL", broker.DefaultURL},
+		{"--creds", a.Creds, "DROVER_CREDS", ""},
+		{"--nkey", a.NKey, "DROVER_NKEY", ""},
+		{"--fleet", a.Fleet, "DROVER_FLEET", ""},
+	} {
+		if f.value != cmp.Or(os.Getenv(f.env), f.otherwise) {
+			args = append(args, f.flag, f.value)
+		}
+	}
+	return args
+}

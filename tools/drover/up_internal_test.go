@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// started is a `drover` that runs until it is told to end.
+type started struct {
+	cmd   *exec.Cmd
+	lines *bufio.Scanner
+	err   bytes.Buffer
+}
+
+// begin starts the command as people do, without what the environment of the test
+// says about brokers and services.
+func begin(t *testing.T, args ...string) *started {
+	t.Helper()
+	s := &started{cmd: exec.CommandContext(t.Context(), "drover", args...)} // testscript.Main has put it there
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "DROVER_") && !strings.HasPrefix(v, "OTEL_") {
+			s.cmd.Env = append(s.cmd.Env, v)
+		}
+	}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stderr = &s.err
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.lines = bufio.NewScanner(out)
+	return s
+}
+
+// line reads until one has text in it.
+func (s *started) line(t *testing.T, text string) string {
+	t.Helper()
+	var all []string
+	for s.lines.Scan() {
+		if strings.Contains(s.lines.Text(), text) {
+			return s.lines.Text()
+		}
+		all = append(all, s.lines.Text())
+	}
+	t.Fatalf("no line has %q in it:\n%s\n%s", text, strings.Join(all, "\n"), &s.err)
+	return ""
+}
+
+// interrupt sends what ctrl-C does, and expects the end.
+func (s *started) interrupt(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	s.line(t, "drained; what is left is kept in ")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("%q = %v\n%s", s.cmd.Args, err, &s.err)
+	}
+}
+
+func TestUp(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	up := begin(t, "up", "--json", "--port=0", "--state="+state, "--scale=email=2", "--every=100ms")
+	var ready struct {
+		Broker, Admin, SMTP, Webhooks string
+		TookMS                        int `json:"took_ms"`
+		Processes                     []struct {
+			Name  string
+			PID   int
+			Ready bool
+		}
+	}
+	if err := json.Unmarshal([]byte(up.line(t, `"event":"ready"`)), &ready); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ready in %d ms", ready.TookMS)
+	if ready.Admin == "" || ready.SMTP == "" || ready.Webhooks == "" || len(ready.Processes) != 3 {
+		t.Errorf("ready says %+v, want addresses and three processes", ready)
+	}
+	for _, args := range [][]string{
+		{"email.send", "to=ada@example.org", "subject=Hello", "text=Hi"},
+		{"webhook.deliver", "url=" + ready.Webhooks + "/status/410", "payload.id=8"},
+	} {
+		var out, errs bytes.Buffer
+		args = append([]string{"enqueue", "--nats", ready.Broker}, args...)
+		if code := execute(t.Context(), args, nil, &out, &errs); code != exitOK {
+			t.Fatalf("%q = %d: %s", args, code, &errs)
+		}
+	}
+	for _, p := range ready.Processes {
+		if p.Name == "email-2" {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	up.line(t, `"event":"ended","process":"email-2"`)
+	up.line(t, `"class":"default","service":"webhook","depth":0,"in_flight":0,"timers":0,"dead":1`)
+	up.interrupt(t)
+
+	up = begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0", "--every=100ms")
+	up.line(t, "ready in ")
+	up.line(t, "a mail ")
+	up.line(t, "0 of 0 processes ready · depth 0 · in flight 0 · retry 0 · dead 1")
+	up.interrupt(t)
+}
+
+func TestUpIsRefused(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	up := begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0")
+	up.line(t, "ready in ")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"up", "--port=0", "--state", state, "--no-dev"}, "state folder is in use: another `drover up` (process "},
+		{[]string{"up", "--scale=emial=2"}, "--scale emial: the built-in fleet.yaml has email ("},
+		{[]string{"up", "--port=70000"}, "--port 70000: want 1 to 65535"},
+	} {
+		var out, errs bytes.Buffer
+		if code := execute(t.Context(), test.args, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), test.want) {
+			t.Errorf("%q = %d: %s, want %d: %s", test.args, code, &errs, exitUsage, test.want)
+		}
+	}
+	up.interrupt(t)
+}
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"run", "email", "--help"}, exitOK, "Usage: drover run email [flags]"},
+		{[]string{"run", "email", "--help"}, exitOK, "--smtp-addr"},
+		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitUsage, "lets webhook serve urgent, default, bulk"},
+		{[]string{"run", "fax"}, exitUsage, "run fax: there is no such service, only email, webhook"},
+		{[]string{"run"}, exitUsage, "drover run --help"},
+		{[]string{"run", "--help"}, exitOK, "drover run email --pool retry"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		var out bytes.Buffer
+		code := execute(ctx, test.args, nil, &out, &out)
+		cancel()
+		if code != test.code || !strings.Contains(out.String(), test.want) {
+			t.Errorf("%q = %d: %s, want %d and %q", test.args, code, &out, test.code, test.want)
+		}
+	}
+}

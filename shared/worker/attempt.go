@@ -24,6 +24,7 @@ type run struct {
 	span    trace.Span
 	kind    *kind         // nil when there is no handler for it
 	invoked bool          // the handler ran and returned
+	held    bool          // and the lease was good then
 	ran     time.Duration // in the handler
 }
 
@@ -79,11 +80,11 @@ func (l *lane) begin(d *delivery, st *task.State) {
 	r := &d.run
 	r.kind = l.w.kinds[st.Subject.Action]
 	ctx := telemetry.Extract(context.Background(), d.msg.Header)
-	name := "process " + st.Subject.Service
+	name := ""
 	if r.kind != nil {
 		name, d.task.Kind = r.kind.spanName, r.kind.name
-	} else {
-		d.task.Kind = st.Subject.Kind()
+	} else { // the action may be anything, and names of spans are to be few
+		name, d.task.Kind = "process "+l.w.service, st.Subject.Kind()
 	}
 	opts := spanOptions
 	if st.Prev != "" {
@@ -229,44 +230,58 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 		return ErrLeaseLost, true
 	}
 	d.phase, d.slot, d.limit = phaseRunning, s, end
+	s.arm(d, end)
 	l.running++
 	l.mu.Unlock()
 	l.w.metrics.started(l, r, start, d)
-	s.arm(d, limit)
 
 	err = invoke(r.ctx, h, &d.task)
 
-	ran := time.Since(start)
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.phase == phaseAbandoned {
 		return nil, false
 	}
-	r.invoked, r.ran, d.phase = true, ran, phaseSettling
+	r.invoked, r.ran, d.phase = true, now.Sub(start), phaseSettling
 	l.running--
+	r.held = l.lapse(d, now)
 	return err, true
 }
 
-// arm sets the slot's one timer to the time limit of d: cheaper than a timer for
-// each task (BenchmarkDrain).
-func (s *slot) arm(d *delivery, limit time.Duration) {
-	s.current.Store(d)
-	if s.timer == nil {
-		s.timer = time.AfterFunc(limit, s.timeUp)
+// arm has the slot's one timer go off no later than end, the time limit of d. A
+// timer that is set for earlier is left alone and looks again when it goes off,
+// because setting it for each task costs more (BenchmarkDrain). lane.mu is held.
+func (s *slot) arm(d *delivery, end time.Time) {
+	s.current = d
+	if s.timer != nil && !end.Before(s.fires) {
 		return
 	}
-	s.timer.Reset(limit)
+	s.fires = end
+	if s.timer == nil {
+		s.timer = time.AfterFunc(time.Until(end), s.timeUp)
+		return
+	}
+	s.timer.Reset(time.Until(end))
 }
 
 func (s *slot) timeUp() {
-	d := s.current.Load()
 	now := time.Now()
 	s.lane.mu.Lock()
 	defer s.lane.mu.Unlock()
-	if d.phase == phaseRunning && !now.Before(d.limit) { // not of the run before
+	d := s.current
+	if d.phase == phaseRunning && now.Before(d.limit) { // it was set for an earlier one
+		s.fires = d.limit
+		s.timer.Reset(d.limit.Sub(now))
+		return
+	}
+	s.fires = now.Add(never)
+	if d.phase == phaseRunning {
 		d.endRun(now, ErrTimeLimit)
 	}
 }
+
+const never = 1000 * time.Hour // a timer that is not set: later than any time limit
 
 // PanicError is the failure of a handler that panicked.
 type PanicError struct {

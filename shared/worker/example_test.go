@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -28,7 +29,7 @@ func fleetWithImage(ctx context.Context) (js jetstream.JetStream, stop func(), e
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := broker.Embed(broker.Config{Dir: dir, Port: -1})
+	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -123,9 +123,10 @@ func (l *lane) startSlots() {
 // slot is room for one running handler.
 type slot struct {
 	lane    *lane
-	leaked  bool                     // its handler was abandoned; guarded by lane.mu
-	timer   *time.Timer              // of the time limit
-	current atomic.Pointer[delivery] // what the timer is for
+	leaked  bool        // its handler was abandoned; guarded by lane.mu
+	current *delivery   // what it runs, or ran last; guarded by lane.mu
+	timer   *time.Timer // of the time limit; nil until the first run
+	fires   time.Time   // when the timer goes off; guarded by lane.mu
 }
 
 func (s *slot) run() {
@@ -142,6 +143,9 @@ func (s *slot) end() {
 	l := s.lane
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	if !s.leaked {
 		l.alive--
 		l.checkIdle()

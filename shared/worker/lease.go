@@ -43,8 +43,8 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 	l.mu.Lock()
 	for d := l.held.first(); d != nil; d = l.held.after(d) {
 		switch {
-		case d.lost:
-		case now.Sub(d.confirmed) >= l.leaseTime() || slept > l.ackWait/2:
+		case !l.lapse(d, now):
+		case slept > l.ackWait/2:
 			l.lose(d, now)
 		case now.Sub(d.extended) >= l.ackWait/3:
 			extend = append(extend, d)
@@ -125,6 +125,12 @@ func (l *lane) holds(d *delivery) bool {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.lapse(d, now)
+}
+
+// lapse gives up d if its lease ran out before now, and reports whether it is
+// still good. l.mu is held.
+func (l *lane) lapse(d *delivery, now time.Time) bool {
 	if !d.lost && now.Sub(d.confirmed) >= l.leaseTime() {
 		l.lose(d, now)
 	}

@@ -43,17 +43,15 @@ const (
 func (l *lane) settle(d *delivery, v verdict) {
 	l.w.metrics.ran(l, &d.run)
 	ref := d.msg.Header[task.HeaderRef]
+	if v.outcome == done && d.run.held && len(ref) == 0 { // as most deliveries end
+		d.run.end(v)
+		l.acks <- d
+		return
+	}
 	settled := false
 	if l.holds(d) {
 		switch v.outcome {
-		case done:
-			if len(ref) == 0 {
-				d.run.end(v)
-				l.acks <- d // as most deliveries end
-				return
-			}
-			settled = l.ack(d)
-		case superseded:
+		case done, superseded:
 			settled = l.ack(d)
 		case again, dead:
 			settled = l.move(d, v)

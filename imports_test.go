@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -144,6 +145,33 @@ func TestServicesTalkByTasks(t *testing.T) {
 			other, ok := serviceOf(imp, module+"/services/")
 			if ok && other != own && !slices.Contains(common, other) {
 				t.Errorf("%s imports %s: services talk by tasks, so that each can be deployed, scaled and stopped alone", s.path, imp)
+			}
+		}
+	}
+}
+
+// What is linked counts here, however far away it is imported.
+func TestNoBrokerInWhatConnects(t *testing.T) {
+	t.Parallel()
+	const server = "github.com/nats-io/nats-server/"
+	for _, dir := range []struct{ name, packages string }{
+		{"services", "./cmd/..."},
+		{".", "./streams ./shared/bodies ./shared/broker ./shared/client ./shared/deadletter ./shared/worker"},
+	} {
+		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps"}, strings.Fields(dir.packages)...)...)
+		cmd.Dir, cmd.Stderr = dir.name, t.Output()
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("list what is linked in %s: %v", dir.name, err)
+		}
+		deps := strings.Fields(string(out))
+		if !slices.Contains(deps, "github.com/nats-io/nats.go") {
+			t.Errorf("%s in %s do not link even the client: this test looks in the wrong place", dir.packages, dir.name)
+		}
+		for _, dep := range deps {
+			if strings.HasPrefix(dep, server) || dep == module+"/shared/broker/embed" {
+				t.Errorf("%s in %s link %s: a service that connects carries no broker, its size, its start or its security holes; "+
+					"what starts one imports shared/broker/embed", dir.packages, dir.name, dep)
 			}
 		}
 	}

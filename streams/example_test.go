@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/streams"
 )
 
@@ -18,7 +19,7 @@ func Example() {
 		return
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	s, err := broker.Embed(broker.Config{Dir: dir, Port: -1, Logger: slog.New(slog.DiscardHandler)})
+	s, err := embed.Start(embed.Config{Dir: dir, Port: -1, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		fmt.Println(err)
 		return

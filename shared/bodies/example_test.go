@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -20,7 +21,7 @@ func exampleBroker() (jetstream.JetStream, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := broker.Embed(broker.Config{Dir: dir, Port: -1})
+	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -12,14 +12,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
-func embed(tb testing.TB, c broker.Config) *broker.Server {
+func start(tb testing.TB, c embed.Config) *embed.Server {
 	tb.Helper()
 	c.Logger = quiet
-	s, err := broker.Embed(c)
+	s, err := embed.Start(c)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func embed(tb testing.TB, c broker.Config) *broker.Server {
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first := embed(t, broker.Config{Dir: dir, Port: -1})
+	first := start(t, embed.Config{Dir: dir, Port: -1})
 	js, err := broker.Connect(t.Context(), broker.Options{URL: first.URL(), Name: "svc email/1", Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +64,7 @@ func TestReconnect(t *testing.T) {
 	if err := nc.Publish("s", nil); err == nil {
 		t.Error("a publish without a broker is kept for later")
 	}
-	embed(t, broker.Config{Dir: dir, Port: p})
+	start(t, embed.Config{Dir: dir, Port: p})
 	for deadline := time.Now().Add(10 * time.Second); !nc.IsConnected(); {
 		if time.Now().After(deadline) {
 			t.Fatal("not connected again after 10s")
@@ -118,19 +119,6 @@ func TestConnectErrors(t *testing.T) {
 				t.Errorf("the error gives the password away: %v", err)
 			}
 		})
-	}
-}
-
-func TestPortTaken(t *testing.T) {
-	t.Parallel()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, err = broker.Embed(broker.Config{Dir: t.TempDir(), Port: l.Addr().(*net.TCPAddr).Port, Logger: quiet})
-	if !errors.Is(err, broker.ErrPortTaken) {
-		t.Errorf("Embed() on a taken port = %v, want %v", err, broker.ErrPortTaken)
 	}
 }
 

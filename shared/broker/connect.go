@@ -1,5 +1,5 @@
-// Package broker connects to NATS the way a fleet needs it, and runs a
-// nats-server inside the process for development.
+// Package broker connects to NATS the way a fleet needs it. Package embed below it
+// runs a nats-server inside the process.
 //
 // # Semantics
 //

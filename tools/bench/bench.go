@@ -42,6 +42,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/client"
 )
 
@@ -149,7 +150,7 @@ func (r *run) open(ctx context.Context) (_ func() error, err error) {
 	}()
 	o := r.Broker
 	if o == nil {
-		server, stop, err := embed(r.Logger)
+		server, stop, err := ownBroker(r.Logger)
 		if err != nil {
 			return nil, err
 		}
@@ -181,13 +182,13 @@ func (r *run) open(ctx context.Context) (_ func() error, err error) {
 	return closeAll, nil
 }
 
-// embed starts a broker with its streams in a folder that stop removes.
-func embed(log *slog.Logger) (_ *broker.Server, stop func() error, err error) {
+// ownBroker starts a broker with its streams in a folder that stop removes.
+func ownBroker(log *slog.Logger) (_ *embed.Server, stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "drover-bench-")
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := broker.Embed(broker.Config{Dir: dir, Port: -1, Logger: log})
+	s, err := embed.Start(embed.Config{Dir: dir, Port: -1, Logger: log})
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -148,7 +148,7 @@ func (a *App) moving(ctx context.Context, f func(context.Context, *mover) error)
 		return err
 	}
 	defer done()
-	traces, flush, err := a.tracing(ctx)
+	traces, flush, err := a.tracing(ctx, a.complaint)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 type demoCmd struct {
 	Keep bool   `help:"Keep broker, fleet and what is left in DEAD after the report, until ctrl-C."`
-	OTLP string `name:"otlp" placeholder:"URL" help:"Send traces and metrics to an OTLP collector, such as a Jaeger at http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_ENDPOINT does the same."`
+	OTLP string `name:"otlp" placeholder:"URL" help:"Send traces to an OTLP collector, such as a Jaeger at http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=URL/v1/traces does the same."`
 }
 
 // Help is the long text of --help.
@@ -36,10 +36,13 @@ Examples:
     drover demo --json | jq .waits`
 }
 
+const tracesPath = "/v1/traces" // of every OTLP collector, over HTTP
+
 // Run runs the demo and shows it.
 func (c *demoCmd) Run(ctx context.Context, app *App) error {
 	if c.OTLP != "" {
-		if err := os.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", c.OTLP); err != nil { // for this process and the services
+		url := strings.TrimSuffix(strings.TrimRight(c.OTLP, "/"), tracesPath) + tracesPath
+		if err := os.Setenv(tracesEnv, url); err != nil { // for this process and the services
 			return fmt.Errorf("set the collector: %w", err)
 		}
 	}
@@ -48,20 +51,19 @@ func (c *demoCmd) Run(ctx context.Context, app *App) error {
 		return fmt.Errorf("find this program, to start services with: %w", err)
 	}
 	complaints := make(chan string, 1) // kept, because the screen is in use
-	complain(func(text string) {
+	defer func() {
+		select {
+		case text := <-complaints:
+			app.complaint(text)
+		default:
+		}
+	}()
+	traces, flush, err := app.tracing(ctx, func(text string) {
 		select {
 		case complaints <- text:
 		default:
 		}
 	})
-	defer func() {
-		select {
-		case text := <-complaints:
-			_, _ = fmt.Fprintf(app.Stderr, "drover: %s\n", text)
-		default:
-		}
-	}()
-	traces, flush, err := app.tracing(ctx)
 	if err != nil {
 		return err
 	}

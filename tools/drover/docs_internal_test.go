@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/supervise"
 )
 
 const commandsPage = "../../docs/commands.md"
@@ -102,6 +103,8 @@ func TestKeys(t *testing.T) {
 		"`dead redrive`, `dead discard`":  moved{},
 		"`streams plan`, `streams apply`": streams.Change{},
 		"`version`":                       versions{},
+		"`up`: each of `processes`":       supervise.Process{},
+		"`up`: each of `lanes`":           supervise.Share{},
 		"`demo`":                          demo.Report{},
 		"`bench`":                         bench.Report{},
 	} {
@@ -123,6 +126,9 @@ func keys(t reflect.Type) []string {
 			continue
 		}
 		name, omit, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "-" {
+			continue
+		}
 		if omit != "" {
 			name = "*" + name + "*"
 		}

@@ -88,7 +88,7 @@ func (c *enqueueCmd) Run(ctx context.Context, app *App) error {
 		return err
 	}
 	defer done()
-	traces, flush, err := app.tracing(ctx)
+	traces, flush, err := app.tracing(ctx, app.complaint)
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
-	"go.opentelemetry.io/otel"
-
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/tools/dev"
 	"github.com/droverhq/drover/tools/supervise"
 	"github.com/droverhq/drover/tools/supervise/console"
@@ -47,7 +45,9 @@ to busy…@ once. The receiver fails when it is told to:
     curl -X POST http://127.0.0.1:8026/-/mend
 
 DROVER_SMTP_… and DROVER_WEBHOOK_… of your environment win over that. OTEL_
-variables reach the services, for example OTEL_EXPORTER_OTLP_ENDPOINT.
+variables reach the services. A Jaeger on this machine takes traces, and no metrics:
+
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:4318/v1/traces drover up
 
 Examples:
 
@@ -108,7 +108,7 @@ func (c *upCmd) Run(ctx context.Context, app *App) error {
 	signal.Notify(gone, syscall.SIGPIPE)
 	defer signal.Stop(gone)
 	s, err := supervise.Start(ctx, cfg)
-	if errors.Is(err, supervise.ErrInUse) || errors.Is(err, broker.ErrPortTaken) {
+	if errors.Is(err, supervise.ErrInUse) || errors.Is(err, embed.ErrPortTaken) {
 		return usage(err)
 	}
 	if err != nil {
@@ -154,21 +154,6 @@ func stateFolder() (string, error) {
 	return filepath.Join(home, ".local", "state", "drover"), nil
 }
 
-// complain hands the errors of exporters to say, one a minute: a collector that is
-// away makes one every few seconds, and they would land in the middle of a screen.
-func complain(say func(text string)) {
-	var mu sync.Mutex
-	var next time.Time
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if now := time.Now(); now.After(next) {
-			next = now.Add(time.Minute)
-			say("telemetry is being lost: " + err.Error())
-		}
-	}))
-}
-
 // advice is what to type once the fleet is ready.
 func advice(app *App, s *supervise.Supervisor, w *world) []string {
 	drover := "drover"
@@ -195,10 +180,10 @@ func advice(app *App, s *supervise.Supervisor, w *world) []string {
 	add("what died", drover+"dead ls"+flags)
 	add("with nats", "nats --server "+s.URL()+" stream ls")
 	const jaeger = "http://127.0.0.1:16686"
-	if to := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")); to != "" {
+	if to := cmp.Or(os.Getenv(tracesEnv), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")); to != "" {
 		add("traces", "go to "+to+"; a Jaeger on this machine shows them at "+jaeger)
 	} else {
-		add("traces", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 "+drover+"up, with a Jaeger: "+jaeger)
+		add("traces", tracesEnv+"=http://127.0.0.1:4318/v1/traces "+drover+"up, with a Jaeger: "+jaeger)
 	}
 	return out
 }

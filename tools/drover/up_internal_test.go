@@ -56,15 +56,35 @@ func (s *started) line(t *testing.T, text string) string {
 	return ""
 }
 
-// interrupt sends what ctrl-C does, and expects the end.
-func (s *started) interrupt(t *testing.T) {
+// interrupt sends what ctrl-C does, and expects the end. It returns the last line.
+func (s *started) interrupt(t *testing.T) string {
 	t.Helper()
 	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	s.line(t, "drained; what is left is kept in ")
+	last := s.line(t, "drained; what is left is kept in ")
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("%q = %v\n%s", s.cmd.Args, err, &s.err)
+	}
+	return last
+}
+
+// documented compares the keys of a line of JSON with a row of the page.
+func documented(t *testing.T, row, line string) {
+	t.Helper()
+	var got map[string]any
+	if err := json.Unmarshal([]byte(line), &got); err != nil {
+		t.Fatalf("%v: %s", err, line)
+	}
+	for key := range strings.FieldsSeq(tableOf(t, "| verb | keys |")[row]) {
+		name := strings.Trim(key, "*")
+		if _, ok := got[name]; !ok && name == key {
+			t.Errorf("%s, %s: %s is not in %s", commandsPage, row, key, line)
+		}
+		delete(got, name)
+	}
+	for key := range got {
+		t.Errorf("%s, %s: %s is missing, it is in %s", commandsPage, row, key, line)
 	}
 }
 
@@ -81,7 +101,9 @@ func TestUp(t *testing.T) {
 			Ready bool
 		}
 	}
-	if err := json.Unmarshal([]byte(up.line(t, `"event":"ready"`)), &ready); err != nil {
+	line := up.line(t, `"event":"ready"`)
+	documented(t, "`up`: `ready`, `not ready`", line)
+	if err := json.Unmarshal([]byte(line), &ready); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("ready in %d ms", ready.TookMS)
@@ -105,9 +127,9 @@ func TestUp(t *testing.T) {
 			}
 		}
 	}
-	up.line(t, `"event":"ended","process":"email-2"`)
-	up.line(t, `"class":"default","service":"webhook","depth":0,"in_flight":0,"timers":0,"dead":1`)
-	up.interrupt(t)
+	documented(t, "`up`: `log`, `ended`", up.line(t, `"event":"ended","process":"email-2"`))
+	documented(t, "`up`: `state`", up.line(t, `"class":"default","service":"webhook","depth":0,"in_flight":0,"timers":0,"dead":1`))
+	documented(t, "`up`: `fleet`", up.interrupt(t))
 
 	up = begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0", "--every=100ms")
 	up.line(t, "ready in ")

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/dev"
 )
@@ -38,7 +39,7 @@ func newFleet(tb testing.TB, file string) *fleet {
 	tb.Helper()
 	f := &fleet{tb: tb, mails: make(chan dev.Mail, room), calls: make(chan dev.Call, room)}
 	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := broker.Embed(broker.Config{Dir: tb.TempDir(), Port: -1, Logger: log})
+	s, err := embed.Start(embed.Config{Dir: tb.TempDir(), Port: -1, Logger: log})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -8,6 +8,13 @@ import (
 // parentEnv tells a process that a supervisor started it.
 const parentEnv = "DROVER_SUPERVISED"
 
+// A task that kills its process takes with it the spans of its neighbours that were
+// not sent yet. The SDK would keep them for 5 s.
+const (
+	spanDelayEnv = "OTEL_BSP_SCHEDULE_DELAY"
+	spanDelay    = "500" // ms
+)
+
 // environ is the environment of a child: that of this process, without what would
 // lead it elsewhere, then what every child needs, then the caller's.
 func (c *Config) environ(own []string, url string) []string {
@@ -25,6 +32,9 @@ func (c *Config) environ(own []string, url string) []string {
 	)
 	if !slices.Contains(own, "DROVER_LOG_LEVEL=debug") {
 		env = append(env, "DROVER_LOG_LEVEL=info")
+	}
+	if !slices.ContainsFunc(own, func(v string) bool { return strings.HasPrefix(v, spanDelayEnv+"=") }) {
+		env = append(env, spanDelayEnv+"="+spanDelay)
 	}
 	if c.FleetFile != "" {
 		env = append(env, "DROVER_FLEET="+c.FleetFile)

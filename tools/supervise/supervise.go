@@ -40,6 +40,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/streams"
 )
 
@@ -74,7 +75,7 @@ type Supervisor struct {
 	log       *slog.Logger
 	begun     time.Time
 	lock      *os.File
-	broker    *broker.Server
+	broker    *embed.Server
 	js        jetstream.JetStream
 	admin     *admin
 	lanes     *laneCache
@@ -91,7 +92,7 @@ type Supervisor struct {
 // processes are not ready yet when it returns: see [Supervisor.WaitReady].
 //
 // It returns an error wrapping [ErrInUse] when another supervisor has the state
-// folder, [broker.ErrPortTaken] when the broker's port is in use, and
+// folder, [embed.ErrPortTaken] when the broker's port is in use, and
 // [streams.ErrRefused] when the fleet asks for a change that would lose tasks.
 func Start(ctx context.Context, c Config) (*Supervisor, error) {
 	if c.Dir == "" || c.Fleet == nil || len(c.Command) == 0 {
@@ -119,8 +120,8 @@ func (s *Supervisor) start(ctx context.Context) (err error) {
 	if s.lock, err = lock(c.Dir); err != nil {
 		return err
 	}
-	if s.broker, err = broker.Embed(broker.Config{Dir: filepath.Join(c.Dir, "broker"), Port: c.Port, Logger: s.log}); err != nil {
-		if errors.Is(err, broker.ErrPortTaken) {
+	if s.broker, err = embed.Start(embed.Config{Dir: filepath.Join(c.Dir, "broker"), Port: c.Port, Logger: s.log}); err != nil {
+		if errors.Is(err, embed.ErrPortTaken) {
 			return fmt.Errorf("%w%s", err, occupant(ctx, cmp.Or(c.Port, defaultPort)))
 		}
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,13 +77,18 @@ func TestParseRecord(t *testing.T) {
 func TestEnviron(t *testing.T) {
 	t.Parallel()
 	c := Config{Drain: time.Second, FleetFile: "f.yaml", Env: []string{"A=2"}}
-	got := c.environ([]string{"A=1", "DROVER_CREDS=x", "OTEL_EXPORTER_OTLP_ENDPOINT=y", "DROVER_CLASS=bulk"}, "nats://h:1")
+	own := []string{"A=1", "DROVER_CREDS=x", "OTEL_EXPORTER_OTLP_ENDPOINT=y", "DROVER_CLASS=bulk"}
+	got := c.environ(own, "nats://h:1")
 	want := []string{
 		"A=1", "OTEL_EXPORTER_OTLP_ENDPOINT=y", "DROVER_SUPERVISED=1", "DROVER_NATS_URL=nats://h:1", "DROVER_ADMIN_ADDR=127.0.0.1:0",
-		"DROVER_DRAIN=1s", "DROVER_LOG_FORMAT=text", "DROVER_LOG_LEVEL=info", "DROVER_FLEET=f.yaml", "A=2",
+		"DROVER_DRAIN=1s", "DROVER_LOG_FORMAT=text", "DROVER_LOG_LEVEL=info", "OTEL_BSP_SCHEDULE_DELAY=500", "DROVER_FLEET=f.yaml", "A=2",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("environ() (-want +got):\n%s", d)
+	}
+	got = c.environ(append(own, "OTEL_BSP_SCHEDULE_DELAY=50"), "nats://h:1")
+	if slices.Contains(got, "OTEL_BSP_SCHEDULE_DELAY=500") || !slices.Contains(got, "OTEL_BSP_SCHEDULE_DELAY=50") {
+		t.Errorf("environ() = %q, want the delay that was set", got)
 	}
 }
 

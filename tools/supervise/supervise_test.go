@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/services/service"
-	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/worker"
@@ -414,7 +414,7 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = supervise.Start(t.Context(), c)
-	if !errors.Is(err, broker.ErrPortTaken) || !strings.Contains(err.Error(), "by another nats-server") || !strings.Contains(err.Error(), "--port") {
+	if !errors.Is(err, embed.ErrPortTaken) || !strings.Contains(err.Error(), "by another nats-server") || !strings.Contains(err.Error(), "--port") {
 		t.Errorf("Start() = %v, want ErrPortTaken, who has it, and what to do", err)
 	}
 }

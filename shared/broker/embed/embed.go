@@ -1,4 +1,15 @@
-package broker
+// Package embed runs a nats-server inside the process, for development, tools and
+// examples. It is a package of its own so that what only connects, with package
+// broker, does not link the server.
+//
+// # Semantics
+//
+// Durability is that of one node: see [Server].
+//
+// # Concurrency
+//
+// Everything here is safe for concurrent use.
+package embed
 
 import (
 	"context"
@@ -24,7 +35,7 @@ type Config struct {
 	Logger      *slog.Logger
 }
 
-// ErrPortTaken is returned by Embed when another process listens on the port.
+// ErrPortTaken is returned by Start when another process listens on the port.
 var ErrPortTaken = errors.New("port is taken")
 
 // Server is a nats-server inside this process. Durability is that of one node:
@@ -32,12 +43,12 @@ var ErrPortTaken = errors.New("port is taken")
 // loses up to two minutes of them.
 type Server struct{ s *server.Server }
 
-const embedReady = 20 * time.Second // recovery of a large store included
+const readyLimit = 20 * time.Second // recovery of a large store included
 
-// Embed starts a nats-server with JetStream in this process and returns when it
+// Start starts a nats-server with JetStream in this process and returns when it
 // accepts connections. It returns an error wrapping [ErrPortTaken] when the port
 // is in use.
-func Embed(c Config) (*Server, error) {
+func Start(c Config) (*Server, error) {
 	if c.Dir == "" {
 		return nil, errors.New("start embedded broker: no folder for its streams")
 	}
@@ -73,10 +84,10 @@ func Embed(c Config) (*Server, error) {
 	}
 	s.SetLoggerV2(serverLog{log}, false, false, false)
 	s.Start()
-	if !s.ReadyForConnections(embedReady) {
+	if !s.ReadyForConnections(readyLimit) {
 		s.Shutdown()
 		s.WaitForShutdown()
-		return nil, fmt.Errorf("start embedded broker: not ready after %v: look for another one that uses %s", embedReady, c.Dir)
+		return nil, fmt.Errorf("start embedded broker: not ready after %v: look for another one that uses %s", readyLimit, c.Dir)
 	}
 	if !s.JetStreamEnabled() {
 		s.Shutdown()

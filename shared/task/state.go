@@ -133,7 +133,7 @@ func (r *reader) count(name, v string, to *int) {
 		r.errs = append(r.errs, fmt.Errorf("%w %s: %q is not a count", ErrBadHeader, name, v))
 		return
 	}
-	*to = int(n) //nolint:gosec // it fits 31 bits
+	*to = int(n) // it fits 31 bits
 }
 
 func (r *reader) failures(name, v string) {

@@ -153,8 +153,9 @@ func (w *Worker) runOne(ctx context.Context) error {
 	go func() { // ends with the process: the input stays open while the parent lives
 		_, _ = io.Copy(io.Discard, dec.Buffered())
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel(ErrLeaseLost)
 		close(orphaned)
+		cancel(ErrLeaseLost)
+		time.AfterFunc(w.grace, func() { os.Exit(1) }) // a handler that ignores it must not outlive the lease
 	}()
 	err := invoke(ctx, k.handler, &Task{Info: as.Info, Body: as.Body})
 	select {

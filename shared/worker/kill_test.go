@@ -54,7 +54,7 @@ func workerMain() int {
 		return 1
 	}
 	slots, _ := strconv.Atoi(os.Getenv(envSlots)) // 0 without: the default
-	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots, TimeLimit: time.Minute}), worker.DrainLimit(10*time.Second))
+	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots, TimeLimit: time.Minute}), worker.DrainLimit(10*time.Second), worker.Grace(time.Second))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -83,6 +83,8 @@ func workerMain() int {
 			select {}
 		case "exit":
 			os.Exit(3)
+		case "stuck":
+			select {}
 		case "fail-once":
 			if info.Attempt == 0 {
 				return errors.New("the first attempt fails")
@@ -332,6 +334,32 @@ func TestCrashLoop(t *testing.T) {
 			empty(t, js, "TASKS_DEFAULT", "RETRY")
 		})
 	}
+}
+
+// A suspect runs in a child of its own, and the child ends with its parent even
+// when its handler does not listen: else it would run on beside the next one.
+func TestOrphanedChildEnds(t *testing.T) {
+	t.Parallel()
+	url, js := natstest.Listen(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	parent := spawnWorker(t, url, l)
+	body, err := task.Marshal(note{Text: "stuck"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "retry.ready.default.test.note.a", Data: body, Header: nats.Header{
+		"Task-Id": {"a"}, "Task-Subject": {"tasks.default.test.note"}, "Task-Deaths": {"2"}, "Task-Reason": {"suspect"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	events := l.wait(t, 10*time.Second, "a starts", happened("start", "a"))
+	child := events[0].pid
+	if child == parent.PID() {
+		t.Fatal("the suspect runs in the worker itself")
+	}
+	parent.Kill()
+	until(t, 10*time.Second, "the child has ended", func() bool { return syscall.Kill(child, 0) != nil })
 }
 
 // The broker is killed and started again on its store, under load: every task

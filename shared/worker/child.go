@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
+	"github.com/nats-io/nats.go"
 
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
@@ -25,23 +25,26 @@ const childEnv = "DROVER_CHILD"
 // IsChild reports whether this process was started to run one suspect task
 // alone. Such a process is the same binary with the same arguments: it should
 // connect and build its worker as always, and not listen on ports, supervise, or
-// start anything else.
+// start anything else. It is false again once Run has begun, so that what a
+// handler starts is not taken for a child.
 func IsChild() bool { return os.Getenv(childEnv) != "" }
 
 // assignment is what the parent writes to the child's standard input. The input
 // stays open for as long as the parent lives.
 type assignment struct {
-	Class       string
-	Info        task.Info
-	Body        []byte
-	Traceparent string
-	Limit       time.Duration
+	Info  task.Info
+	Body  []byte
+	Trace nats.Header // trace context and baggage
+	Limit time.Duration
 }
 
-// answer is what the child writes to file descriptor 3.
+// answer is what the child writes to file descriptor 3, twice: when it begins
+// the task, and when it has completed it.
 type answer struct {
+	Begun     bool // without it the task is not to blame for the child's end
 	Completed bool
-	Error     string // "" for success
+	Failed    bool   // with Error
+	Error     string // may be empty
 	Verdict   string // "", "permanent", "after" or "undecodable"
 	After     time.Duration
 }
@@ -52,18 +55,19 @@ type answer struct {
 func (l *lane) inChild(d *delivery, deaths int) Handler {
 	return func(ctx context.Context, t *Task) error {
 		limit := d.run.kind.limit(l.class)
-		a, how, err := runChild(ctx, assignment{
-			Class: string(l.class.Name), Info: t.Info, Body: t.Body, Limit: limit,
-			Traceparent: telemetry.Traceparent(trace.SpanContextFromContext(ctx)),
-		})
+		as := assignment{Info: t.Info, Body: t.Body, Limit: limit, Trace: nats.Header{}}
+		telemetry.Inject(ctx, as.Trace)
+		a, how, err := runChild(ctx, as)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("child was killed: %w", context.Cause(ctx))
 		case err != nil:
 			return fmt.Errorf("run task in a child: %w", err)
+		case !a.Begun:
+			return fmt.Errorf("run task in a child: it ended before it began the task: %s", how)
 		case !a.Completed:
 			return &deathError{deaths: deaths + 1, how: "the child that ran it alone died: " + how}
-		case a.Error == "":
+		case !a.Failed:
 			return nil
 		}
 		err = errors.New(a.Error)
@@ -112,10 +116,12 @@ func runChild(ctx context.Context, as assignment) (a answer, how string, err err
 		return answer{}, "", err
 	}
 	if _, err := stdin.Write(in); err == nil { // or it died before it read: Wait tells
-		if b, err := io.ReadAll(io.LimitReader(out, maxAnswer)); err == nil && len(b) > 0 {
-			if err := json.Unmarshal(b, &a); err != nil {
-				a = answer{} // cut short: it died while it answered
+		for dec := json.NewDecoder(io.LimitReader(out, maxAnswer)); !a.Completed; {
+			var said answer
+			if err := dec.Decode(&said); err != nil {
+				break // it died
 			}
+			a = said
 		}
 	}
 	_ = stdin.Close()
@@ -127,13 +133,18 @@ func runChild(ctx context.Context, as assignment) (a answer, how string, err err
 	return a, werr.Error(), nil
 }
 
-const maxAnswer = 64 << 10 // bytes
+const (
+	maxAnswer = 64 << 10 // bytes
+	maxError  = 4 << 10  // bytes of an error's text in it, six times as many in JSON at worst
+)
 
 // runOne is Run in a child: one task, read from standard input.
 func (w *Worker) runOne(ctx context.Context) error {
 	if err := os.Unsetenv(childEnv); err != nil { // not for what the handler starts
 		return fmt.Errorf("run one task: %w", err)
 	}
+	syscall.CloseOnExec(3) // or what the handler starts would hold the parent up
+	out := os.NewFile(3, "answer")
 	var as assignment
 	dec := json.NewDecoder(os.Stdin)
 	if err := dec.Decode(&as); err != nil {
@@ -144,8 +155,7 @@ func (w *Worker) runOne(ctx context.Context) error {
 	if k == nil {
 		return fmt.Errorf("run one task: no handler for %s", as.Info.Kind)
 	}
-	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.ParseTraceparent(as.Traceparent))
-	ctx, cancel := context.WithCancelCause(task.NewContext(ctx, &as.Info))
+	ctx, cancel := context.WithCancelCause(task.NewContext(telemetry.Extract(ctx, as.Trace), &as.Info))
 	defer cancel(nil)
 	ctx, stop := context.WithTimeoutCause(ctx, as.Limit, ErrTimeLimit)
 	defer stop()
@@ -157,18 +167,19 @@ func (w *Worker) runOne(ctx context.Context) error {
 		cancel(ErrLeaseLost)
 		time.AfterFunc(w.grace, func() { os.Exit(1) }) // a handler that ignores it must not outlive the lease
 	}()
+	if err := json.NewEncoder(out).Encode(answer{Begun: true}); err != nil {
+		return fmt.Errorf("run one task: answer: %w", err)
+	}
 	err := invoke(ctx, k.handler, &Task{Info: as.Info, Body: as.Body})
 	select {
 	case <-orphaned:
 		return fmt.Errorf("run one task: %w", ErrLeaseLost)
 	default:
 	}
-	a := answer{Completed: true}
+	a := answer{Begun: true, Completed: true}
 	if err != nil {
-		a.Error = err.Error()
-		if len(a.Error) > maxAnswer/2 {
-			a.Error = a.Error[:maxAnswer/2]
-		}
+		a.Failed, a.Error = true, err.Error()
+		a.Error = a.Error[:min(len(a.Error), maxError)]
 		if d, ok := retry.AsAfter(err); ok {
 			a.Verdict, a.After = "after", d
 		}
@@ -179,13 +190,8 @@ func (w *Worker) runOne(ctx context.Context) error {
 			a.Verdict = "undecodable"
 		}
 	}
-	b, err := json.Marshal(&a)
-	if err != nil {
-		return fmt.Errorf("run one task: %w", err)
-	}
-	out := os.NewFile(3, "answer")
-	if _, err := out.Write(b); err != nil {
+	if err := errors.Join(json.NewEncoder(out).Encode(a), out.Close()); err != nil {
 		return fmt.Errorf("run one task: answer: %w", err)
 	}
-	return out.Close()
+	return nil
 }

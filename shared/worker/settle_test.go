@@ -3,10 +3,14 @@ package worker_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -374,5 +378,57 @@ func TestPanic(t *testing.T) {
 		if got := state(t, "DEAD", dead[0]).Errors[0].Error; !strings.Contains(got, "panic: at the disco") || !strings.Contains(got, "settle_test.go") {
 			t.Errorf("history says %q, want the panic and its stack", got)
 		}
+	})
+}
+
+// anything takes every body that is a map.
+type anything map[string]any
+
+func (anything) Kind() string { return "test.note" }
+
+// A raw publish without any header runs like any other task, with the bodies that
+// another language's msgpack wrote, and with none at all.
+func TestRawPublishRuns(t *testing.T) {
+	var vectors []struct{ Name, Hex string }
+	b, err := os.ReadFile("../../docs/wire/vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		var mu sync.Mutex
+		ids := map[string]bool{}
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(ctx context.Context, _ anything) error {
+				info, _ := task.FromContext(ctx)
+				mu.Lock()
+				defer mu.Unlock()
+				ids[info.ID] = true
+				return nil
+			})
+		})
+		for _, v := range vectors {
+			body, err := hex.DecodeString(v.Hex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.Publish(t.Context(), "tasks.default.test.note", body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := js.Publish(t.Context(), "tasks.default.test.note", nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if len(vectors) < 25 || len(ids) != len(vectors)+1 {
+			t.Errorf("%d of %d vectors and an empty body ran, each under an id of its own", len(ids), len(vectors))
+		}
+		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
 	})
 }

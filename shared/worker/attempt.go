@@ -49,9 +49,7 @@ const (
 // verdicts are the names of outcomes in metrics and spans.
 var verdicts = [...]string{done: "done", superseded: "superseded", again: "moved", dead: "dead", lost: "lost"}
 
-const (
-	hopelessAfter = 10 // deliveries of one message after which even a child is not tried
-)
+const hopelessAfter = 10 // deliveries of one message after which even a child is not tried
 
 // work takes one delivery from the queue to its end.
 func (l *lane) work(s *slot, d *delivery) {

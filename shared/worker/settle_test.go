@@ -338,6 +338,9 @@ func TestDeadRefuses(t *testing.T) {
 		if err := w.Ready(); err == nil || !strings.Contains(err.Error(), "DEAD") {
 			t.Errorf("Ready() = %v while DEAD is full, want an error that names it", err)
 		}
+		if got := len(all(t, js, "TASKS_DEFAULT")); got != 1 {
+			t.Errorf("%d tasks in their stream while DEAD refuses, want 1: nothing is acknowledged before it is stored", got)
+		}
 		full.MaxMsgs = 2
 		if _, err := js.UpdateStream(t.Context(), full); err != nil {
 			t.Fatal(err)

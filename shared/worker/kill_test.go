@@ -382,7 +382,12 @@ func TestChildAnswers(t *testing.T) {
 			l := newLedger(t)
 			p := spawnWorker(t, url, l, tt.env...)
 			publishSuspect(t, js, tt.text)
-			until(t, 30*time.Second, "the task has come to its end", func() bool { return len(all(t, js, "RETRY")) == 0 })
+			until(t, 60*time.Second, "the task has come to its end", func() bool {
+				if tt.reason == "" {
+					return l.count(t, "end")["a"] > 0
+				}
+				return len(letters(t, js)) > 0
+			})
 			p.Stop()
 			dead := letters(t, js)
 			switch {
@@ -396,6 +401,7 @@ func TestChildAnswers(t *testing.T) {
 					t.Error("the suspect ran in the worker itself")
 				}
 			}
+			empty(t, js, "TASKS_DEFAULT", "RETRY")
 		})
 	}
 }

@@ -97,7 +97,7 @@ func (l *lane) begin(d *delivery, st *task.State) {
 		}
 	}
 	ctx, r.span = l.w.tracer.Start(ctx, name, opts...) //nolint:spancheck // end ends it
-	d.ctx.values = task.NewContext(ctx, &d.task.Info) //nolint:fatcontext // d.ctx is new, and not under ctx
+	d.ctx.values = task.NewContext(ctx, &d.task.Info)  //nolint:fatcontext // d.ctx is new, and not under ctx
 	if r.span.IsRecording() {
 		r.span.SetAttributes(l.spanAttributes...)
 		r.span.SetAttributes(

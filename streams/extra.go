@@ -23,8 +23,10 @@ const tasksPrefix = "TASKS_"
 // the lane of a service that was removed, so what waits there has to be drained
 // first; on a class's stream the check of its subjects sees to that.
 func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.ConsumerInfo) error {
-	c := Change{Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it, remove it",
-		Do: []string{"nats consumer rm " + info.Stream + " " + info.Name}}
+	c := Change{
+		Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it, remove it",
+		Do: []string{"nats consumer rm " + info.Stream + " " + info.Name},
+	}
 	if info.Stream == task.RetryStream {
 		n := info.NumPending + uint64(info.NumAckPending)
 		if lane, ok := strings.CutPrefix(info.Config.FilterSubject, "retry.ready."); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -78,7 +79,7 @@ func (p *planner) replicas(ctx context.Context) error {
 	}
 	p.steps = append([]step{{Change: Change{
 		Object: "fleet", Action: Refuse,
-		Fields: []Diff{{Field: "replicas", From: fmt.Sprintf("at most %d", n), To: fmt.Sprint(most)}},
+		Fields: []Diff{{Field: "replicas", From: fmt.Sprintf("at most %d", n), To: strconv.Itoa(most)}},
 		Note: fmt.Sprintf("it asks for more replicas than the broker has nodes: %s with JetStream, and %d copies need %d. "+
 			"Start more, or lower replicas in the fleet file", servers, most, most),
 	}}}, p.steps...)

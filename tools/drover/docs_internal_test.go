@@ -161,7 +161,7 @@ func TestExitCodes(t *testing.T) {
 	if diff := cmp.Diff(plain(help), plain(page)); diff != "" {
 		t.Errorf("exit codes (-help +%s):\n%s", commandsPage, diff)
 	}
-	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitInterrupted} {
+	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitChanges, exitInterrupted} {
 		if _, ok := help[strconv.Itoa(c)]; !ok {
 			t.Errorf("exit code %d is not explained", c)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,23 +24,23 @@ var ErrDrift = errors.New("the broker is not as the fleet needs it")
 // processes, pass: services and topology may change in any order. [Plan] reports
 // those too.
 //
+// service is one of the fleet file, or one that takes no tasks and is known here,
+// such as deadletter: of it everything but the lanes is checked.
+//
 // The caller needs permission to read the info of these objects, and no other.
 func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service string) error {
 	fleet, err := fleet.ready()
 	if err != nil {
 		return fmt.Errorf("check streams for %s: %w", service, err)
 	}
-	s, ok := fleet.Service(service)
+	need, ok := fleet.needs(service)
 	if !ok {
 		return fmt.Errorf("check streams for %s: the fleet file has no service of that name, only %s", service, fleet.names())
 	}
 	if err := checkBroker(js); err != nil {
 		return fmt.Errorf("check streams for %s: %w", service, err)
 	}
-	s.Processes = 1 // it can work when there is room for one
-	only := *fleet
-	only.Services = []Service{s}
-	drifts, err := drift(ctx, js, only.Topology())
+	drifts, err := drift(ctx, js, need)
 	if err != nil {
 		return fmt.Errorf("check streams for %s: %w", service, err)
 	}
@@ -48,6 +49,26 @@ func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service st
 			service, ErrDrift, strings.Join(drifts, "\n    "))
 	}
 	return nil
+}
+
+// needs is the part of the topology that one service works with, and whether
+// there is such a service.
+func (f *Fleet) needs(service string) (Topology, bool) {
+	if s, ok := f.Service(service); ok {
+		s.Processes = 1 // it can work when there is room for one
+		only := *f
+		only.Services = []Service{s}
+		t := only.Topology()
+		t.Watchers = nil
+		t.Streams = slices.DeleteFunc(t.Streams, func(c jetstream.StreamConfig) bool {
+			return c.Name == task.AdvisoryStream || c.Name == "KV_"+task.AlertsBucket // which only watchers use
+		})
+		return t, true
+	}
+	t := f.Topology()
+	t.Watchers = t.watches(service)
+	t.Consumers = nil // it looks at lanes and works none
+	return t, len(t.Watchers) > 0
 }
 
 func (f *Fleet) names() string {
@@ -63,9 +84,6 @@ func drift(ctx context.Context, js jetstream.JetStream, t Topology) ([]string, e
 	var out []string
 	bucket := bucketStream(t.Bodies)
 	for _, want := range append(t.Streams, bucket) {
-		if want.Name == task.AdvisoryStream {
-			continue // no service needs it
-		}
 		object := "stream " + want.Name
 		if want.Name == bucket.Name {
 			object = "bucket " + t.Bodies.Bucket
@@ -80,7 +98,7 @@ func drift(ctx context.Context, js jetstream.JetStream, t Topology) ([]string, e
 			out = append(out, unusable(object, streamAttrs(), s.CachedInfo().Config, want)...)
 		}
 	}
-	for _, want := range t.Consumers {
+	for _, want := range slices.Concat(t.Consumers, t.Watchers) {
 		object := "consumer " + want.Stream + "/" + want.Config.Durable
 		c, err := js.Consumer(ctx, want.Stream, want.Config.Durable)
 		switch {

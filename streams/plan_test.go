@@ -223,10 +223,17 @@ func TestApplyMendsDrift(t *testing.T) {
 		}, "create consumer RETRY/urgent-email"},
 		{"stream removed", func(tb testing.TB, js jetstream.JetStream) {
 			tb.Helper()
-			if err := js.DeleteStream(tb.Context(), "DEAD"); err != nil {
+			if err := js.DeleteStream(tb.Context(), "KV_ALERTS"); err != nil {
 				tb.Fatal(err)
 			}
-		}, "create stream DEAD"},
+		}, "create stream KV_ALERTS"},
+		{"watcher removed", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			if err := js.DeleteConsumer(tb.Context(), "ADVISORIES", "deadletter"); err != nil {
+				tb.Fatal(err)
+			}
+		}, "create consumer ADVISORIES/deadletter"},
+		{"bucket of alerts", stream("KV_ALERTS", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream KV_ALERTS\n    max age: 1h0m0s -> 720h0m0s"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,5 @@
+package deadletter
+
+import "context"
+
+func (r *run) sweep(ctx context.Context) { <-ctx.Done() }

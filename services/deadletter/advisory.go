@@ -92,9 +92,6 @@ func (r *run) handle(ctx context.Context, msg jetstream.Msg) {
 	case err == nil:
 		r.metrics.advisory(ctx, outcome)
 		r.settle(ctx, msg.Ack())
-		if outcome == copied && r.trouble.set(moving, nil) {
-			r.log.InfoContext(ctx, "tasks that the broker gave up on are moved again")
-		}
 		return
 	case ctx.Err() != nil:
 		return

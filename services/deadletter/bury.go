@@ -67,6 +67,9 @@ func (r *run) bury(ctx context.Context, d *death) (outcome string, err error) {
 		}
 		outcome = copied
 		r.metrics.dead(ctx, d.reason, &st)
+		if r.trouble.set(moving, nil) {
+			r.log.InfoContext(ctx, "tasks that the broker gave up on are moved again")
+		}
 	}
 	if afterCopy != nil {
 		afterCopy()

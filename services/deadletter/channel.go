@@ -3,6 +3,7 @@ package deadletter
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,6 +111,7 @@ func (h *hook) send(ctx context.Context, a *Alert) error {
 // mailer mails alerts, each over a connection of its own: there are few.
 type mailer struct {
 	from    string
+	domain  string // of from
 	to      []string
 	host    string
 	options []gomail.Option
@@ -122,7 +124,7 @@ func newMailer(c Mail) (*mailer, error) {
 	m := &mailer{host: host, timeout: 4 * c.Timeout}
 	from, err := parseAddress("--smtp-from", c.From)
 	if errs = append(errs, err); err == nil {
-		m.from = from.String()
+		m.from, m.domain = from.String(), from.Address[strings.LastIndexByte(from.Address, '@')+1:]
 	}
 	for _, text := range c.To {
 		a, err := parseAddress("--alert-mail-to", text)
@@ -159,7 +161,7 @@ func (m *mailer) send(ctx context.Context, a *Alert) error {
 	}
 	msg.Subject("[drover] " + a.title())
 	msg.SetDate()
-	msg.SetMessageID()
+	msg.SetMessageIDWithValue(rand.Text() + "@" + m.domain) // the library's own shows the name of this machine
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: keeps "out of office" replies away
 	msg.SetBodyString(gomail.TypeTextPlain, a.text())
 	client, err := gomail.NewClient(m.host, m.options...)

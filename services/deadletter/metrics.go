@@ -24,7 +24,6 @@ type metrics struct {
 	sweepFails metric.Int64Counter
 
 	orphans atomic.Int64
-	suspect atomic.Int64
 	groups  atomic.Int64
 	leader  atomic.Int64
 
@@ -54,7 +53,6 @@ func newMetrics(p metric.MeterProvider) (*metrics, error) {
 	counter(&m.removed, "drover.deadletter.orphans_removed", "{body}", "Bodies removed because nothing refers to them")
 	counter(&m.sweepFails, "drover.deadletter.sweeps_failed", "{sweep}", "Sweeps that ended in an error, by sweep")
 	orphans := gauge("drover.deadletter.orphans", "{body}", "Bodies that nothing refers to, at the last sweep of the leader")
-	suspect := gauge("drover.deadletter.strays_suspected", "{task}", "Tasks that are neither waiting nor held, at the last sweep of the leader")
 	groups := gauge("drover.deadletter.groups", "{group}", "Kinds of death that the leader keeps count of")
 	leader := gauge("drover.deadletter.leader", "{process}", "1 while this process leads")
 	if err := errors.Join(errs...); err != nil {
@@ -65,11 +63,10 @@ func newMetrics(p metric.MeterProvider) (*metrics, error) {
 		o.ObserveInt64(leader, m.leader.Load())
 		if m.leader.Load() == 1 { // what another process sees is its word
 			o.ObserveInt64(orphans, m.orphans.Load())
-			o.ObserveInt64(suspect, m.suspect.Load())
 			o.ObserveInt64(groups, m.groups.Load())
 		}
 		return nil
-	}, orphans, suspect, groups, leader)
+	}, orphans, groups, leader)
 	return m, err
 }
 

@@ -162,7 +162,7 @@ func (m *mailer) send(ctx context.Context, a *Alert) error {
 	msg.Subject("[drover] " + a.title())
 	msg.SetDate()
 	msg.SetMessageIDWithValue(rand.Text() + "@" + m.domain) // the library's own shows the name of this machine
-	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: keeps "out of office" replies away
+	msg.SetGenHeader("Auto-Submitted", "auto-generated")    // RFC 3834: keeps "out of office" replies away
 	msg.SetBodyString(gomail.TypeTextPlain, a.text())
 	client, err := gomail.NewClient(m.host, m.options...)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,6 +24,9 @@ var ErrDrift = errors.New("the broker is not as the fleet needs it")
 // processes, pass: services and topology may change in any order. [Plan] reports
 // those too.
 //
+// service is one of the fleet file, or one that takes no tasks and is known here,
+// such as deadletter: of it everything but the lanes is checked.
+//
 // The caller needs permission to read the info of these objects, and no other.
 func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service string) error {
 	_, err := Inspect(ctx, js, fleet, service)
@@ -37,18 +41,15 @@ func Inspect(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service 
 	if err != nil {
 		return nil, fmt.Errorf("check streams for %s: %w", service, err)
 	}
-	s, ok := fleet.Service(service)
+	need, ok := fleet.needs(service)
 	if !ok {
 		return nil, fmt.Errorf("check streams for %s: the fleet file has no service of that name, only %s", service, fleet.names())
 	}
 	if err := checkBroker(js); err != nil {
 		return nil, fmt.Errorf("check streams for %s: %w", service, err)
 	}
-	s.Processes = 1 // it can work when there is room for one
-	only := *fleet
-	only.Services = []Service{s}
 	var f findings
-	if err := f.drift(ctx, js, only.Topology()); err != nil {
+	if err := f.drift(ctx, js, need); err != nil {
 		return nil, fmt.Errorf("check streams for %s: %w", service, err)
 	}
 	if len(f.drifts) > 0 {
@@ -56,6 +57,26 @@ func Inspect(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service 
 			service, ErrDrift, strings.Join(f.drifts, "\n    "))
 	}
 	return f.warnings, nil
+}
+
+// needs is the part of the topology that one service works with, and whether
+// there is such a service.
+func (f *Fleet) needs(service string) (Topology, bool) {
+	if s, ok := f.Service(service); ok {
+		s.Processes = 1 // it can work when there is room for one
+		only := *f
+		only.Services = []Service{s}
+		t := only.Topology()
+		// Only watchers use the rest.
+		t.Watchers = nil
+		t.Streams = slices.DeleteFunc(t.Streams, func(c jetstream.StreamConfig) bool { return c.Name == task.AdvisoryStream })
+		t.Buckets = slices.DeleteFunc(t.Buckets, func(c jetstream.KeyValueConfig) bool { return c.Bucket == task.AlertsBucket })
+		return t, true
+	}
+	t := f.Topology()
+	t.Watchers = t.watches(service)
+	t.Consumers = nil // it looks at lanes and works none
+	return t, len(t.Watchers) > 0
 }
 
 func (f *Fleet) names() string {
@@ -87,9 +108,6 @@ func (f *findings) drift(ctx context.Context, js jetstream.JetStream, t Topology
 		return nil
 	}
 	for _, want := range t.Streams {
-		if want.Name == task.AdvisoryStream {
-			continue // no service needs it
-		}
 		if err := read("stream "+want.Name, want); err != nil {
 			return err
 		}
@@ -102,7 +120,7 @@ func (f *findings) drift(ctx context.Context, js jetstream.JetStream, t Topology
 			return err
 		}
 	}
-	for _, want := range t.Consumers {
+	for _, want := range slices.Concat(t.Consumers, t.Watchers) {
 		object := "consumer " + want.Stream + "/" + want.Config.Durable
 		c, err := js.Consumer(ctx, want.Stream, want.Config.Durable)
 		switch {

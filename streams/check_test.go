@@ -125,3 +125,39 @@ func TestCheckUnknownService(t *testing.T) {
 		t.Errorf("Check(emial) = %v, want an error naming the services there are", err)
 	}
 }
+
+// A service that takes no tasks needs its watchers and what they read, and no
+// lane; nobody else needs the watchers.
+func TestCheckOfWatcher(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	apply(t, js, small())
+	if err := streams.Check(t.Context(), js, small(), "deadletter"); err != nil {
+		t.Errorf("Check(deadletter) = %v, want nil", err)
+	}
+	if err := js.DeleteConsumer(t.Context(), "TASKS_URGENT", "email"); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Check(t.Context(), js, small(), "deadletter"); err != nil {
+		t.Errorf("Check(deadletter) without a lane of another service = %v, want nil", err)
+	}
+	for _, name := range []string{"ADVISORIES", "KV_ALERTS"} {
+		if err := js.DeleteStream(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := streams.Check(t.Context(), js, small(), "deadletter")
+	for _, want := range []string{"stream ADVISORIES does not exist", "consumer ADVISORIES/deadletter does not exist", "bucket ALERTS does not exist"} {
+		if !errors.Is(err, streams.ErrDrift) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Check(deadletter) = %v, want drift with %q", err, want)
+		}
+	}
+}
+
+func TestNameOfWatcherIsTaken(t *testing.T) {
+	t.Parallel()
+	f := with(func(f *streams.Fleet) { f.Services[0].Name = "deadletter" })
+	if err := f.Validate(); err == nil || !strings.Contains(err.Error(), "takes no tasks") {
+		t.Errorf("Validate with a service deadletter = %v, want it refused", err)
+	}
+}

@@ -252,10 +252,17 @@ func TestApplyMendsDrift(t *testing.T) {
 		}, "create consumer RETRY/urgent-email"},
 		{"stream removed", func(tb testing.TB, js jetstream.JetStream) {
 			tb.Helper()
-			if err := js.DeleteStream(tb.Context(), "DEAD"); err != nil {
+			if err := js.DeleteStream(tb.Context(), "KV_ALERTS"); err != nil {
 				tb.Fatal(err)
 			}
-		}, "create stream DEAD"},
+		}, "create bucket ALERTS"},
+		{"watcher removed", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			if err := js.DeleteConsumer(tb.Context(), "ADVISORIES", "deadletter"); err != nil {
+				tb.Fatal(err)
+			}
+		}, "create consumer ADVISORIES/deadletter"},
+		{"bucket of alerts", stream("KV_ALERTS", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket ALERTS\n    max age: 1 h → 30 d"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

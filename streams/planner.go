@@ -99,7 +99,7 @@ func (p *planner) stream(ctx context.Context, object string, have jetstream.Stre
 func (p *planner) consumers(ctx context.Context) error {
 	have := map[string]*jetstream.ConsumerInfo{} // by stream and name
 	for _, s := range p.want.Streams {
-		if !ours(s.Name) || p.creates("stream "+s.Name) {
+		if p.creates("stream " + s.Name) {
 			continue
 		}
 		stream, err := p.js.Stream(ctx, s.Name)
@@ -108,13 +108,15 @@ func (p *planner) consumers(ctx context.Context) error {
 		}
 		lister := stream.ListConsumers(ctx)
 		for info := range lister.Info() {
-			have[s.Name+"/"+info.Name] = info
+			if ours(s.Name) || p.watcher(s.Name, info.Name) {
+				have[s.Name+"/"+info.Name] = info
+			}
 		}
 		if err := lister.Err(); err != nil {
 			return fmt.Errorf("list consumers of stream %s: %w", s.Name, err)
 		}
 	}
-	for _, want := range p.want.Consumers {
+	for _, want := range slices.Concat(p.want.Consumers, p.want.Watchers) {
 		id := want.Stream + "/" + want.Config.Durable
 		p.consumer(want, have[id])
 		delete(have, id)
@@ -125,6 +127,12 @@ func (p *planner) consumers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// watcher reports whether the durable is one of the fleet's on a stream that
+// anybody may read.
+func (p *planner) watcher(stream, name string) bool {
+	return slices.ContainsFunc(p.want.Watchers, func(c Consumer) bool { return c.Stream == stream && c.Config.Durable == name })
 }
 
 func (p *planner) creates(object string) bool {

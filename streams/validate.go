@@ -94,6 +94,9 @@ func (p *problems) service(i int, s Service, classes map[task.Class]bool) {
 		return
 	}
 	at := "service " + s.Name
+	if strings.EqualFold(s.Name, deadletterService) {
+		p.add("%s: the name is that of a service which takes no tasks and needs no entry", at)
+	}
 	if len(s.Classes) == 0 {
 		p.add("%s: classes: it serves none", at)
 	}

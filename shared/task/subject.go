@@ -27,6 +27,7 @@ const (
 	AdvisoryStream = "ADVISORIES" // what the broker gave up on
 	BodiesBucket   = "BODIES"     // object store of bodies too large for a message
 	FleetBucket    = "FLEET"      // which processes there are; a key expires with its process
+	AlertsBucket   = "ALERTS"     // key-value bucket: which kinds of death people were told of
 )
 
 // Stream is the name of the class's stream, such as TASKS_URGENT.

@@ -63,7 +63,7 @@ func drift(ctx context.Context, js jetstream.JetStream, t Topology) ([]string, e
 	var out []string
 	bucket := bucketStream(t.Bodies)
 	for _, want := range append(t.Streams, bucket) {
-		if want.Name == task.AdvisoryStream {
+		if want.Name == task.AdvisoryStream || want.Name == task.AuditStream {
 			continue // no service needs it
 		}
 		object := "stream " + want.Name

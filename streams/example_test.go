@@ -46,7 +46,7 @@ func Example() {
 	lanes, err := streams.Lanes(ctx, js, fleet)
 	fmt.Println(lanes[0].Class, lanes[0].Service, lanes[0].Depth, err)
 	// Output:
-	// 19 changes, <nil>
+	// 20 changes, <nil>
 	// 0 changes, <nil>
 	// update stream TASKS_URGENT
 	//     max bytes: 1GiB -> 2GiB <nil>

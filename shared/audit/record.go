@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -81,13 +82,17 @@ func try(ctx context.Context, js jetstream.JetStream, m *nats.Msg) error {
 	return err
 }
 
+// noRoom are codes of the broker's API errors that waiting does not mend: limits of
+// the account, of memory, of the disk, and of the stream.
+var noRoom = []jetstream.ErrorCode{10002, 10023, 10028, 10047, 10077}
+
 // again reports whether another try may fare better.
 func again(ctx context.Context, js jetstream.JetStream, err error) bool {
 	if ctx.Err() != nil || js.Conn().IsClosed() {
 		return false
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return api.Code == 503 || api.Code == 408 || api.Code == 429
+		return !slices.Contains(noRoom, api.ErrorCode) && (api.Code == 503 || api.Code == 408 || api.Code == 429)
 	}
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		// Nobody listens: either there is no stream, or its leader is being elected.

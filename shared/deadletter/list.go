@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/task"
 )
 
 // List yields the letters that meet f, oldest first. It stops at what is in DEAD
@@ -101,7 +103,7 @@ func getOnce(ctx context.Context, js jetstream.JetStream, req *request, letters 
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	if err := nc.PublishRequest(api(js, "DIRECT.GET"), inbox, body); err != nil {
+	if err := nc.PublishRequest(api(js, "DIRECT.GET", task.DeadStream), inbox, body); err != nil {
 		return err
 	}
 	for {

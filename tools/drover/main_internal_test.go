@@ -107,6 +107,7 @@ func stored(ts *testscript.TestScript, neg bool, args []string) {
 // order is a task whose text says what shall become of it.
 type order struct {
 	Do string `msgpack:"do"`
+	To string `msgpack:"to"`
 }
 
 func (order) Kind() string { return "email.send" }
@@ -125,8 +126,16 @@ func startWorker(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	w, err := worker.New(brokerOf(ts), "email", worker.Serve(classes...), worker.Logger(slog.New(slog.DiscardHandler)))
 	ts.Check(err)
-	worker.Handle(w, func(_ context.Context, o order) error {
+	worker.Handle(w, func(ctx context.Context, o order) error {
+		if strings.HasSuffix(o.To, "@exmaple.org") {
+			return retry.Permanent(fmt.Errorf("550 no such mailbox <%s>", o.To))
+		}
+		info, _ := task.FromContext(ctx)
 		switch o.Do {
+		case "fail once":
+			if info.Generation == 0 {
+				return retry.Permanent(errors.New("the relay is closed"))
+			}
 		case "fail":
 			return errors.New("connection refused by smtp.example.org")
 		case "refuse":

@@ -19,7 +19,7 @@ type deadDiscardCmd struct {
 
 	IDs    []string    `arg:"" optional:"" name:"id" help:"The tasks' ids, or the letters' sequences in DEAD."`
 	Died   task.Reason `placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
-	Reason string      `required:"" aliases:"why" placeholder:"TEXT" help:"Why, for the audit trail and those who look at the tasks' traces later."`
+	Reason string      `aliases:"why" placeholder:"TEXT" help:"Why, for the audit trail and those who look at the tasks' traces later."`
 }
 
 // Help is the long text of --help.

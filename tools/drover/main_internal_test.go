@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -55,6 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "looks": looks, "collector": collector,
+			"bury": bury, "forget": forget,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -169,6 +172,26 @@ func died(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("dead letter %d: %v", i+1, err)
 		}
 	}
+}
+
+// bury HEX stores a dead letter with this body, of task "odd".
+func bury(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: bury HEX")
+	}
+	body, err := hex.DecodeString(args[0])
+	ts.Check(err)
+	st := task.State{Subject: task.Subject{Class: task.Default, Service: "email", Action: "send"}, ID: "odd", Reason: task.Undecodable, DiedAt: time.Now()}
+	_, err = brokerOf(ts).PublishMsg(context.Background(), &nats.Msg{Subject: st.Subject.Dead(st.ID), Header: st.Header(nil), Data: body})
+	ts.Check(err)
+}
+
+// forget STREAM deletes a stream.
+func forget(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: forget STREAM")
+	}
+	ts.Check(brokerOf(ts).DeleteStream(context.Background(), args[0]))
 }
 
 // looks N waits until lanes were read N times more.

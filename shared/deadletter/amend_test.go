@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -122,9 +123,7 @@ func TestAmendOvertaken(t *testing.T) {
 			s := dead("one")
 			l := letter(t, js, bury(t, js, s, nil, body(t, mail{To: "a"})))
 			h := nats.Header{task.HeaderMsgID: {s.RedriveID()}, task.HeaderID: {"one"}, task.HeaderGeneration: {"1"}}
-			for k, v := range tt.header {
-				h[k] = v
-			}
+			maps.Copy(h, tt.header)
 			seq := put(t, js, s.Subject.String(), h, nil)
 			if tt.worked {
 				stream, err := js.Stream(t.Context(), "TASKS_DEFAULT")

@@ -55,7 +55,7 @@ func working(tb testing.TB, js jetstream.JetStream, handle func(context.Context,
 		tb.Fatal(err)
 	}
 	worker.Handle(w, handle)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context())) // until the cleanup
 	var wg sync.WaitGroup
 	wg.Go(func() { err = w.Run(ctx) })
 	tb.Cleanup(func() {

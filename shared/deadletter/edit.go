@@ -27,7 +27,7 @@ var ErrEdit = errors.New("bad arguments")
 // must be one object. What reads as before keeps its bytes. A number in the place of
 // a float stays one of the same width. The error wraps [ErrEdit].
 func (d *Document) Edit(text []byte) error {
-	v, _, err := read(text, &d.root)
+	v, err := read(text, &d.root)
 	if err == nil && v.kind != mapNode {
 		err = fmt.Errorf("they are %v, want an object", v.kind)
 	}
@@ -101,12 +101,11 @@ func (n *node) with(path []string, text func(old *node) ([]byte, error)) (node, 
 		if err != nil {
 			return node{}, err
 		}
-		v, _, err := read(b, n)
-		return v, err
+		return read(b, n)
 	}
 	key := path[0]
 	out := node{kind: n.kind, keys: slices.Clone(n.keys), list: slices.Clone(n.list)}
-	i := -1
+	var i int
 	switch {
 	case key == "":
 		return node{}, errors.New("a part of the key is empty")
@@ -143,31 +142,32 @@ func (n *node) next() node {
 	return node{}
 }
 
-// read makes a node of JSON text. What reads as in old is taken from there; same
-// says that all of it was.
-func read(text []byte, old *node) (n node, same bool, err error) {
+// read makes a node of JSON text. What reads as in old is taken from there.
+func read(text []byte, old *node) (node, error) {
 	if !utf8.Valid(text) {
-		return node{}, false, errors.New("the text is not UTF-8")
+		return node{}, errors.New("the text is not UTF-8")
 	}
 	r := reader{json.NewDecoder(bytes.NewReader(text))}
 	r.UseNumber()
-	if n, same, err = r.value(old, false, 0); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("the JSON text ends too early")
-		}
-		return node{}, false, err
+	n, _, err := r.value(old, false, 0)
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the JSON text ends too early")
+	}
+	if err != nil {
+		return node{}, err
 	}
 	if _, err := r.Token(); !errors.Is(err, io.EOF) {
-		return node{}, false, errors.New("something follows the JSON value")
+		return node{}, errors.New("something follows the JSON value")
 	}
-	return n, same, nil
+	return n, nil
 }
 
 type reader struct{ *json.Decoder }
 
 const maxLevels = 64 // more than a body may have
 
-// value reads one value. An object that is literal is none of the words.
+// value reads one value, and reports whether all of it is as in old. An object that
+// is literal is none of the words.
 func (r reader) value(old *node, literal bool, level int) (node, bool, error) {
 	if level > maxLevels {
 		return node{}, false, errors.New("it has too many levels")
@@ -213,14 +213,14 @@ func readNumber(text string, old *node) (node, bool, error) {
 	case strings.ContainsAny(text, ".eE"):
 		kind = floatNode
 	}
-	switch kind {
-	case float32Node:
+	if kind == float32Node {
 		v, err := strconv.ParseFloat(text, 32)
 		if err != nil {
 			return node{}, false, fmt.Errorf("the number %s does not fit a float of 32 bits", text)
 		}
 		return scalar(float(kind, v, 32), float32(v), old)
-	case floatNode:
+	}
+	if kind == floatNode {
 		v, err := strconv.ParseFloat(text, 64)
 		if err != nil {
 			return node{}, false, fmt.Errorf("the number %s does not fit a float of 64 bits", text)

@@ -57,11 +57,13 @@ func (c *deadDiscardCmd) Run(ctx context.Context, app *App) error {
 		})
 	}
 	e.Filter = c.words(c.Died, now)
-	return app.many(ctx, many{manyFlags: c.manyFlags, filter: f, entry: e, done: "discarded",
+	return app.many(ctx, many{
+		manyFlags: c.manyFlags, filter: f, entry: e, done: "discarded",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {
 			f.Limit = census.Count
 			return m.matching(ctx, a, f, discard)
-		}})
+		},
+	})
 }
 
 const auditBatch = 100 // letters in one part of an act

@@ -56,7 +56,7 @@ func (c *deadEditCmd) Validate() error {
 	if len(c.IDs) > 0 {
 		flags.DryRun = false // it has a meaning for single ones here
 	}
-	if err := firstError(flags.check(c.IDs, filtered), c.canaryFlags.validate()); err != nil {
+	if err := firstError(flags.check(c.IDs, filtered), c.waits()); err != nil {
 		return err
 	}
 	switch {
@@ -110,7 +110,8 @@ func (c *deadEditCmd) Run(ctx context.Context, app *App) error {
 		})
 	}
 	e.Filter = strings.TrimSpace(c.words(c.Died, now) + " " + e.Filter)
-	return app.many(ctx, many{manyFlags: c.manyFlags, filter: f, entry: e, done: "edited and redriven",
+	return app.many(ctx, many{
+		manyFlags: c.manyFlags, filter: f, entry: e, done: "edited and redriven",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {
 			return m.canary(ctx, a, c.canaryFlags, f, census, "edited", func(ctx context.Context, l deadletter.Letter) (client.Receipt, error) {
 				_, body, err := c.edited(ctx, m, &l, func(d *deadletter.Document) error { return c.set(d, false) })
@@ -119,7 +120,8 @@ func (c *deadEditCmd) Run(ctx context.Context, app *App) error {
 				}
 				return deadletter.Amend(ctx, m.js, l, body, a.entry.Act, deadletter.TracerProvider(m.traces))
 			})
-		}})
+		},
+	})
 }
 
 // keys says what is edited without its values, which are the task's own business.

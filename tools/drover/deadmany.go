@@ -93,7 +93,7 @@ func (a *App) many(ctx context.Context, job many) error {
 // ask asks the operator whether to go on. Where nobody can answer, the answer is no.
 func (a *App) ask(c deadletter.Census, done string) error {
 	in, ok := a.Stdin.(*os.File)
-	if !ok || !screen.IsTerminal(in) || !screen.IsTerminal(a.Stderr) {
+	if !ok || !screen.IsTerminal(in) {
 		return usage(fmt.Errorf("%s would be %s, and nothing was done: repeat it with --yes", letters(c.Count), done))
 	}
 	if !a.JSON {

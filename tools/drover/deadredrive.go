@@ -53,10 +53,10 @@ type canaryFlags struct {
 
 // Validate is called by kong.
 func (c *deadRedriveCmd) Validate() error {
-	return firstError(c.check(c.IDs, c.letterFilter != letterFilter{}), c.canaryFlags.validate())
+	return firstError(c.check(c.IDs, c.letterFilter != letterFilter{}), c.waits())
 }
 
-func (c canaryFlags) validate() error {
+func (c canaryFlags) waits() error {
 	if c.Wait <= 0 {
 		return fmt.Errorf("--wait %v: want more than nothing", c.Wait)
 	}
@@ -76,12 +76,14 @@ func (c *deadRedriveCmd) Run(ctx context.Context, app *App) error {
 		})
 	}
 	e.Filter = c.words(c.Died, now)
-	return app.many(ctx, many{manyFlags: c.manyFlags, filter: f, entry: e, done: "redriven",
+	return app.many(ctx, many{
+		manyFlags: c.manyFlags, filter: f, entry: e, done: "redriven",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {
 			return m.canary(ctx, a, c.canaryFlags, f, census, "redriven", func(ctx context.Context, l deadletter.Letter) (client.Receipt, error) {
 				return deadletter.Redrive(ctx, m.js, l, deadletter.TracerProvider(m.traces))
 			})
-		}})
+		},
+	})
 }
 
 func redrive(ctx context.Context, m *mover, l deadletter.Letter) (moved, error) {

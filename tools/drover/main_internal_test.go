@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "looks": looks, "collector": collector,
-			"bury": bury, "forget": forget,
+			"bury": bury, "forget": forget, "listen": listen,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -184,6 +184,26 @@ func bury(ts *testscript.TestScript, neg bool, args []string) {
 	st := task.State{Subject: task.Subject{Class: task.Default, Service: "email", Action: "send"}, ID: "odd", Reason: task.Undecodable, DiedAt: time.Now()}
 	_, err = brokerOf(ts).PublishMsg(context.Background(), &nats.Msg{Subject: st.Subject.Dead(st.ID), Header: st.Header(nil), Data: body})
 	ts.Check(err)
+}
+
+// listen SUBJECT makes a command heard, which waits until the first message on the
+// subject is published.
+func listen(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: listen SUBJECT")
+	}
+	sub, err := brokerOf(ts).Conn().SubscribeSync(args[0])
+	ts.Check(err)
+	ts.SetCmd("heard", func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 0 {
+			ts.Fatalf("usage: heard")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if _, err := sub.NextMsgWithContext(ctx); err != nil {
+			ts.Fatalf("nothing was heard on %s: %v", sub.Subject, err)
+		}
+	})
 }
 
 // forget STREAM deletes a stream.

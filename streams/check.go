@@ -69,14 +69,19 @@ func (f *Fleet) needs(service string) (Topology, bool) {
 		t := only.Topology()
 		// Only watchers use the rest.
 		t.Watchers = nil
-		t.Streams = slices.DeleteFunc(t.Streams, func(c jetstream.StreamConfig) bool { return c.Name == task.AdvisoryStream })
+		t.Streams = without(t.Streams, task.AdvisoryStream, task.AuditStream)
 		t.Buckets = slices.DeleteFunc(t.Buckets, func(c jetstream.KeyValueConfig) bool { return c.Bucket == task.AlertsBucket })
 		return t, true
 	}
 	t := f.Topology()
 	t.Watchers = t.watches(service)
+	t.Streams = without(t.Streams, task.AuditStream)
 	t.Consumers = nil // it looks at lanes and works none
 	return t, len(t.Watchers) > 0
+}
+
+func without(all []jetstream.StreamConfig, names ...string) []jetstream.StreamConfig {
+	return slices.DeleteFunc(all, func(c jetstream.StreamConfig) bool { return slices.Contains(names, c.Name) })
 }
 
 func (f *Fleet) names() string {

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
@@ -96,11 +97,14 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	rows := tableOf(t, "| verb | keys |")
 	for verb, v := range map[string]any{
-		"`enqueue`":                       enqueued{},
-		"`lanes`":                         laneState{},
-		"`dead ls`":                       letter{},
-		"`dead show`":                     story{},
-		"`dead redrive`, `dead discard`":  moved{},
+		"`enqueue`":   enqueued{},
+		"`lanes`":     laneState{},
+		"`dead ls`":   letter{},
+		"`dead show`": story{},
+		"`dead redrive`, `dead edit`, `dead discard`": moved{},
+		"`dead redrive`, `dead edit` of many: stages": stage{},
+		"`dead groups`":                   group{},
+		"`audit ls`":                      audit.Entry{},
 		"`streams plan`, `streams apply`": streams.Change{},
 		"`version`":                       versions{},
 		"`up`: each of `processes`":       supervise.Process{},

@@ -29,7 +29,8 @@ type cli struct {
 
 	Enqueue enqueueCmd `cmd:"" group:"work" help:"Publish a task, or many."`
 	Lanes   lanesCmd   `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
-	Dead    deadCmd    `cmd:"" group:"work" help:"List, explain, redrive or discard dead letters."`
+	Dead    deadCmd    `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
+	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
 
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`
 	Bench   benchCmd   `cmd:"" group:"keep" help:"Measure how fast tasks go, against bare nats.go."`

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -23,7 +24,9 @@ var ErrDrift = errors.New("the broker is not as the fleet needs it")
 // processes, pass: services and topology may change in any order. [Plan] reports
 // those too.
 //
-// The caller needs permission to read the info of these objects, and no other.
+// The caller needs permission to read the info of these objects, and no other. One
+// that it lacks is an error at once, wrapping [broker.ErrDenied] and naming the
+// subject.
 func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service string) error {
 	fleet, err := fleet.ready()
 	if err != nil {
@@ -39,9 +42,11 @@ func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service st
 	s.Processes = 1 // it can work when there is room for one
 	only := *fleet
 	only.Services = []Service{s}
+	ctx, release := broker.Guard(ctx, js.Conn(), func(subject string) bool { return strings.HasPrefix(subject, apiPrefix(js)) })
+	defer release()
 	drifts, err := drift(ctx, js, only.Topology())
 	if err != nil {
-		return fmt.Errorf("check streams for %s: %w", service, err)
+		return fmt.Errorf("check streams for %s: %w", service, broker.Why(ctx, err))
 	}
 	if len(drifts) > 0 {
 		return fmt.Errorf("check streams for %s: %w:\n    %s\nrun `drover streams apply`; `drover streams plan` shows what it would do",

@@ -26,6 +26,11 @@ const (
 	DeadStream     = "DEAD"       // dead letters
 	AdvisoryStream = "ADVISORIES" // what the broker gave up on
 	BodiesBucket   = "BODIES"     // object store of bodies too large for a message
+	FleetBucket    = "FLEET"      // key-value: which processes run, what is paused and recycled
+	AlertsBucket   = "ALERTS"     // key-value: which deaths people were told of
+	AuditStream    = "AUDIT"      // what operators did to dead letters
+
+	DeadletterService = "deadletter" // the service that reads ADVISORIES, and its durable there
 )
 
 // Stream is the name of the class's stream, such as TASKS_URGENT.

@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
-	"github.com/droverhq/drover/tools/keys"
+	"github.com/droverhq/drover/tools/keyring"
 )
 
 // guarded is a broker that has a fleet's topology and asks for its keys.
@@ -38,11 +38,11 @@ func fleetOfShops() *streams.Fleet {
 func guard(t *testing.T, f *streams.Fleet) *guarded {
 	t.Helper()
 	g := &guarded{dir: t.TempDir(), fleet: f}
-	if _, _, err := keys.Write(g.dir, f); err != nil {
+	if _, _, err := keyring.Write(g.dir, f); err != nil {
 		t.Fatal(err)
 	}
 	conf := filepath.Join(g.dir, "broker.conf")
-	if err := os.WriteFile(conf, []byte("jetstream { max_file_store: 10GB }\ninclude \""+keys.ConfFile+"\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte("jetstream { max_file_store: 10GB }\ninclude \""+keyring.ConfFile+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	o, err := server.ProcessConfigFile(conf)

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/keyring"
 	"github.com/droverhq/drover/tools/supervise"
 )
 
@@ -102,6 +103,7 @@ func TestKeys(t *testing.T) {
 		"`dead show`":                     story{},
 		"`dead redrive`, `dead discard`":  moved{},
 		"`streams plan`, `streams apply`": streams.Change{},
+		"`keys`":                          keyring.Key{},
 		"`version`":                       versions{},
 		"`up`: each of `processes`":       supervise.Process{},
 		"`up`: each of `lanes`":           supervise.Share{},

@@ -1,4 +1,4 @@
-// Package keys makes the nkeys of a fleet's users in a folder, and from them the
+// Package keyring makes the nkeys of a fleet's users in a folder, and from them the
 // broker's file of accounts.
 //
 // # Semantics
@@ -12,7 +12,7 @@
 //
 // Two runs in one folder at once may each make a key that the other does not see,
 // but never lose one.
-package keys
+package keyring
 
 import (
 	"bytes"

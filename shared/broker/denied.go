@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
@@ -52,21 +53,29 @@ func Denied(err error) *DeniedError {
 
 // OnDenied has f called with each permission that the connection is found to lack,
 // from its callback goroutine, until stop is called: f must not block. The
-// connection's error handler goes on being called. Do not set another one
-// meanwhile, and do not call OnDenied for one connection from two goroutines.
+// connection's error handler goes on being called; do not set another one
+// meanwhile. Each call leaves a few bytes behind on the connection.
 func OnDenied(nc *nats.Conn, f func(*DeniedError)) (stop func()) {
-	var stopped atomic.Bool
+	var hear atomic.Pointer[func(*DeniedError)]
+	hear.Store(&f)
+	chain.Lock()
+	defer chain.Unlock()
 	next := nc.ErrorHandler()
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		if d := Denied(err); d != nil && !stopped.Load() {
-			f(d)
+		if f := hear.Load(); f != nil {
+			if d := Denied(err); d != nil {
+				(*f)(d)
+			}
 		}
 		if next != nil {
 			next(nc, sub, err)
 		}
 	})
-	return func() { stopped.Store(true) }
+	return func() { hear.Store(nil) }
 }
+
+// chain has error handlers put before others one after the other.
+var chain sync.Mutex
 
 // Guard is ctx for requests over nc: it ends as soon as the broker refuses one of
 // them, with a [*DeniedError] as its cause, which [Why] puts into the error. want

@@ -1,7 +1,6 @@
 package deploytest_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
@@ -161,8 +159,7 @@ func TestStoryUnderPermissions(t *testing.T) {
 	for _, do := range []string{"fail once", "die", "die"} {
 		publish(t, producer, job{Do: do})
 	}
-	large := make([]byte, 300<<10) // incompressible, so it goes to BODIES
-	_, _ = rand.Read(large)
+	large := incompressible()
 	publish(t, archive, job{Do: "large", Data: large})
 	publish(t, archive, job{Do: "die", Data: large})
 	e.wait(t, "fail once", 2)
@@ -283,116 +280,6 @@ func waitBodies(t *testing.T, operator *user, n int) {
 	}
 }
 
-// What permissions cannot do: the broker sends an answer wherever the request says,
-// with rights of its own. deploy/README.md says so; when the broker closes it, this
-// fails, and the page can say something better.
-func TestAnswersGoAnywhere(t *testing.T) {
-	t.Parallel()
-	g := guard(t, fleetOfShops())
-	email, operator := g.as(t, "email"), g.as(t, "drover")
-	publish(t, operator, job{Do: "moved"})
-	answered, err := operator.js.Stream(t.Context(), "TASKS_URGENT")
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "email's task is in webhook's lane: if the broker refuses that now, say so in deploy/README.md", func() bool {
-		err := email.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.TASKS_DEFAULT.email", "tasks.urgent.webhook.deliver", []byte(`{"batch":1,"no_wait":true}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = answered.GetLastMsgForSubject(t.Context(), "tasks.urgent.webhook.deliver")
-		return err == nil
-	})
-	if err := email.nc.PublishRequest("$JS.API.DIRECT.GET.KV_FLEET.$KV.FLEET.none", "$JS.API.STREAM.DELETE.AUDIT", nil); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "a service can have any stream deleted: if the broker refuses that now, say so in deploy/README.md", func() bool {
-		_, err := operator.js.Stream(t.Context(), task.AuditStream)
-		return errors.Is(err, jetstream.ErrStreamNotFound)
-	})
-	email.clean(t)
-}
-
-// A producer's requests are answered with a PubAck, which the API of a strict
-// broker takes for no request.
-func TestProducerCannotUseAnswers(t *testing.T) {
-	t.Parallel()
-	g := guard(t, fleetOfShops())
-	producer, operator := g.as(t, "producer"), g.as(t, "drover")
-	advisories, err := operator.nc.SubscribeSync("$JS.EVENT.ADVISORY.API")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := operator.nc.FlushTimeout(limit); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := operator.js.Publish(t.Context(), "dead.default.email.send.1", nil); err != nil {
-		t.Fatal(err)
-	}
-	for _, request := range []string{
-		"STREAM.DELETE.DEAD", "STREAM.PURGE.DEAD", "STREAM.MSG.DELETE.DEAD", "STREAM.CREATE.X", "STREAM.UPDATE.DEAD",
-		"STREAM.LEADER.STEPDOWN.DEAD", "STREAM.PEER.REMOVE.DEAD",
-		"CONSUMER.DELETE.TASKS_DEFAULT.email", "CONSUMER.PAUSE.TASKS_DEFAULT.email", "CONSUMER.CREATE.DEAD.x",
-		"CONSUMER.UNPIN.TASKS_DEFAULT.email", "CONSUMER.LEADER.STEPDOWN.TASKS_DEFAULT.email",
-	} {
-		if err := producer.nc.PublishRequest("tasks.default.email.send", "$JS.API."+request, nil); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			m, err := advisories.NextMsg(limit)
-			if err != nil {
-				t.Errorf("%s: no word of it: %v", request, err)
-				break
-			}
-			if !bytes.Contains(m.Data, []byte(`"subject":"$JS.API.`+request+`"`)) {
-				continue // of what the operator asked
-			}
-			if !bytes.Contains(m.Data, []byte(`\"error\":`)) {
-				t.Errorf("a PubAck was taken for a request of %s: %s", request, m.Data)
-			}
-			break
-		}
-	}
-	if info, err := operator.js.Stream(t.Context(), task.DeadStream); err != nil || info.CachedInfo().State.Msgs != 1 {
-		t.Errorf("DEAD after all that: %v, want its letter", err)
-	}
-	// It cannot name an acknowledgement as where the answer goes.
-	if producer.refusal(t, func() error {
-		return producer.nc.PublishRequest("tasks.default.email.send", "$JS.ACK.TASKS_DEFAULT.email.1.1.1.1.0", nil)
-	}) == nil {
-		t.Error("the reply to a publish may be an acknowledgement")
-	}
-}
-
-// A publisher erases no stream of tasks by a header.
-func TestProducerCannotRollUp(t *testing.T) {
-	t.Parallel()
-	g := guard(t, fleetOfShops())
-	producer, operator := g.as(t, "producer"), g.as(t, "drover")
-	publish(t, producer, job{Do: "stays"})
-	for name, header := range map[string]nats.Header{
-		"rollup of all":        {"Nats-Rollup": {"all"}},
-		"rollup of a subject":  {"Nats-Rollup": {"sub"}},
-		"schedule":             {task.HeaderSchedule: {"@every 1s"}, task.HeaderScheduleTarget: {"tasks.default.webhook.deliver"}},
-		"removal of a timer":   {"Nats-Scheduler": {"tasks.default.email.send"}, "Nats-Schedule-Next": {"purge"}},
-		"time to live":         {"Nats-TTL": {"1s"}},
-		"counter":              {"Nats-Incr": {"1"}},
-		"beginning of a batch": {"Nats-Batch-Id": {"x"}, "Nats-Batch-Sequence": {"1"}, "Nats-Batch-Commit": {"1"}},
-	} {
-		_, err := producer.js.PublishMsg(t.Context(), &nats.Msg{Subject: "tasks.default.email.send", Header: header})
-		if _, ok := errors.AsType[*jetstream.APIError](err); !ok {
-			t.Errorf("publish with a %s = %v, want it refused", name, err)
-		}
-	}
-	s, err := operator.js.Stream(t.Context(), "TASKS_DEFAULT")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := s.CachedInfo().State.Msgs; n != 1 {
-		t.Errorf("TASKS_DEFAULT holds %d tasks, want the 1 from before", n)
-	}
-}
-
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); !f(); time.Sleep(20 * time.Millisecond) {
@@ -400,4 +287,11 @@ func eventually(t *testing.T, what string, f func() bool) {
 			t.Fatalf("not after %v: %s", limit, what)
 		}
 	}
+}
+
+// incompressible is a body that goes to BODIES.
+func incompressible() []byte {
+	b := make([]byte, 300<<10)
+	_, _ = rand.Read(b) // it never fails
+	return b
 }

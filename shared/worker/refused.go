@@ -60,7 +60,7 @@ func (w *Worker) hear(d *broker.DeniedError) {
 	}
 	r.mu.Unlock()
 	if !again {
-		w.log.Error("the worker is not allowed what it needs", slog.Any("error", d)) //nolint:sloglint // it belongs to no task
+		w.log.Error("the worker is not allowed what it needs", slog.Any("error", d))
 	}
 }
 

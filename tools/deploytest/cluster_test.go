@@ -199,7 +199,7 @@ func brokerMain() int {
 		fmt.Fprintln(os.Stderr, "nats-server is not ready")
 		return 1
 	}
-	fmt.Println("ready", s.ClientURL()) //nolint:forbidigo // it is the protocol of natstest.Spawn
+	fmt.Println("ready", s.ClientURL())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	<-ctx.Done()

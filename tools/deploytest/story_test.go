@@ -76,8 +76,10 @@ func startWorker(t *testing.T, u *user, f *streams.Fleet, e *events) (w *worker.
 	var classes []worker.Class
 	for _, c := range f.Classes {
 		if s, _ := f.Service("email"); s.Serves(c.Name) {
-			classes = append(classes, worker.Class{Name: c.Name, Slots: 2, RetrySlots: 2, TimeLimit: c.TimeLimit,
-				Retry: retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2}, MaxDeliver: c.MaxDeliver})
+			classes = append(classes, worker.Class{
+				Name: c.Name, Slots: 2, RetrySlots: 2, TimeLimit: c.TimeLimit,
+				Retry: retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2}, MaxDeliver: c.MaxDeliver,
+			})
 		}
 	}
 	w, err := worker.New(u.js, "email", worker.Serve(classes...), worker.Logger(slog.New(slog.DiscardHandler)), worker.DrainLimit(10*time.Millisecond))

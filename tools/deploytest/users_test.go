@@ -2,6 +2,7 @@ package deploytest_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -23,6 +24,8 @@ type guarded struct {
 	dir   string // of the keys
 	url   string
 	fleet *streams.Fleet
+
+	server *server.Server
 }
 
 // fleetOfShops is the default fleet with two more producers: shop has parts of it,
@@ -42,14 +45,27 @@ func guard(t *testing.T, f *streams.Fleet) *guarded {
 		t.Fatal(err)
 	}
 	conf := filepath.Join(g.dir, "broker.conf")
-	if err := os.WriteFile(conf, []byte("jetstream { max_file_store: 10GB }\ninclude \""+keyring.ConfFile+"\"\n"), 0o600); err != nil {
+	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { max_file_store: 10GB, store_dir: %q }\ninclude %q\n", t.TempDir(), keyring.ConfFile)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	o, err := server.ProcessConfigFile(conf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.url = startBroker(t, o).ClientURL()
+	o.NoSigs = true
+	if g.server, err = server.NewServer(o); err != nil {
+		t.Fatal(err)
+	}
+	g.server.Start()
+	t.Cleanup(func() {
+		g.server.Shutdown()
+		g.server.WaitForShutdown()
+	})
+	if !g.server.ReadyForConnections(limit) {
+		t.Fatalf("nats-server is not ready after %v", limit)
+	}
+	g.url = g.server.ClientURL()
 	js := g.as(t, streams.OperatorUser).js
 	if _, err := streams.Apply(t.Context(), js, f); err != nil {
 		t.Fatal(err)

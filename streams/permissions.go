@@ -103,28 +103,31 @@ func (f *Fleet) serviceUser(s Service) User {
 // deadletterUser may read and move what the broker gave up on, sweep, and keep
 // what it told people.
 func (f *Fleet) deadletterUser() User {
-	g := grants{"$JS.API.INFO"}
 	name := task.DeadletterService
+	g := grants{"$JS.API.INFO"}
 	g.consume(task.AdvisoryStream, name)
-	t := f.Topology()
-	for _, s := range t.Streams {
-		g.streamInfo(s.Name)
-		if s.Name == task.AdvisoryStream {
-			continue
-		}
-		g.api("STREAM.MSG.GET", s.Name)
-		g.direct(s.Name)
-		if s.Name != task.DeadStream {
-			g.api("STREAM.MSG.DELETE", s.Name)
-			g.add("$JS.API.CONSUMER.INFO." + s.Name + ".*")
+	g.consume(task.DeadStream, name)
+	lanes := []string{task.RetryStream} // streams that hold tasks for services
+	for _, c := range f.Classes {
+		if len(f.serving(c.Name)) > 0 {
+			lanes = append(lanes, c.Name.Stream())
 		}
 	}
-	g.add("dead.>", "retry.ready.>") // what it moves
+	for _, stream := range lanes {
+		g.api("STREAM.MSG.GET", stream)
+		g.api("STREAM.MSG.DELETE", stream)
+		g.add("$JS.API.CONSUMER.INFO." + stream + ".*")
+	}
+	g.streamInfo(append(lanes, task.DeadStream, task.AdvisoryStream, task.AuditStream)...)
+	g.api("STREAM.MSG.GET", task.DeadStream, task.AdvisoryStream, bodyStream)
+	g.add("dead.>", "retry.wait.>") // what it buries, and timers that did not fire
 	g.bodies()
 	g.bucket(task.AlertsBucket, ">")
 	g.fleet(name)
 	return User{Name: name, Role: ServiceRole, Publish: g.list(), Subscribe: inbox(name)}
 }
+
+const bodyStream = "OBJ_" + task.BodiesBucket // behind the object store
 
 func inbox(name string) []string { return []string{"_INBOX_" + name + ".>"} }
 
@@ -160,10 +163,9 @@ func (g *grants) consume(stream, consumer string) {
 
 // bodies grants reading bodies, and removing those of tasks that are done.
 func (g *grants) bodies() {
-	stream := "OBJ_" + task.BodiesBucket
-	g.streamInfo(stream)
-	g.direct(stream)
-	g.api("STREAM.PURGE", stream)
+	g.streamInfo(bodyStream)
+	g.direct(bodyStream)
+	g.api("STREAM.PURGE", bodyStream)
 }
 
 // fleet grants what a process of a service does in FLEET: it tells of itself, and

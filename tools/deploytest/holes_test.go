@@ -38,13 +38,23 @@ func TestAnswersGoAnywhere(t *testing.T) {
 		_, err = answered.GetLastMsgForSubject(t.Context(), "tasks.urgent.webhook.deliver")
 		return err == nil
 	})
-	if err := email.nc.PublishRequest("$JS.API.DIRECT.GET.KV_FLEET.$KV.FLEET.none", "$JS.API.STREAM.DELETE.AUDIT", nil); err != nil {
-		t.Fatal(err)
+	// An answer that says that there is nothing has no body, as a request to delete.
+	for request, stream := range map[string]string{
+		"$JS.API.CONSUMER.MSG.NEXT.RETRY.urgent-email":      "KV_" + task.AlertsBucket,
+		"$JS.API.DIRECT.GET.KV_FLEET.$KV.FLEET.pause.email": task.AuditStream,
+	} {
+		body := []byte(`{"batch":1,"no_wait":true}`)
+		if strings.Contains(request, "DIRECT") {
+			body = nil
+		}
+		if err := email.nc.PublishRequest(request, "$JS.API.STREAM.DELETE."+stream, body); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a service can have any stream deleted: if the broker refuses that now, say so in deploy/README.md", func() bool {
+			_, err := operator.js.Stream(t.Context(), stream)
+			return errors.Is(err, jetstream.ErrStreamNotFound)
+		})
 	}
-	eventually(t, "a service can have any stream deleted: if the broker refuses that now, say so in deploy/README.md", func() bool {
-		_, err := operator.js.Stream(t.Context(), task.AuditStream)
-		return errors.Is(err, jetstream.ErrStreamNotFound)
-	})
 	email.clean(t)
 }
 

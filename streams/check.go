@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -27,7 +28,9 @@ var ErrDrift = errors.New("the broker is not as the fleet needs it")
 // service is one of the fleet file, or one that takes no tasks and is known here,
 // such as deadletter: of it everything but the lanes is checked.
 //
-// The caller needs permission to read the info of these objects, and no other.
+// The caller needs permission to read the info of these objects, and no other. One
+// that it lacks is an error at once, wrapping [broker.ErrDenied] and naming the
+// subject.
 func Check(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service string) error {
 	_, err := Inspect(ctx, js, fleet, service)
 	return err
@@ -48,9 +51,11 @@ func Inspect(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service 
 	if err := checkBroker(js); err != nil {
 		return nil, fmt.Errorf("check streams for %s: %w", service, err)
 	}
+	ctx, release := broker.Guard(ctx, js.Conn(), func(subject string) bool { return strings.HasPrefix(subject, apiPrefix(js)) })
+	defer release()
 	var f findings
 	if err := f.drift(ctx, js, need); err != nil {
-		return nil, fmt.Errorf("check streams for %s: %w", service, err)
+		return nil, fmt.Errorf("check streams for %s: %w", service, broker.Why(ctx, err))
 	}
 	if len(f.drifts) > 0 {
 		return f.warnings, fmt.Errorf("check streams for %s: %w:\n    %s\nrun `drover streams apply`; `drover streams plan` shows what it would do",

@@ -8,10 +8,6 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
-// deadletterService reads what went wrong with the tasks of all services. It
-// takes none itself, so no fleet file names it.
-const deadletterService = "deadletter"
-
 const (
 	advisoryAckWait = 30 * time.Second
 	// A letter whose reader died is read by the next one soon enough for an alert
@@ -24,8 +20,8 @@ const (
 // a service share them. They never give a message up.
 func watchers() []Consumer {
 	watch := func(stream, description string, wait time.Duration, headersOnly bool) Consumer {
-		return Consumer{Stream: stream, Service: deadletterService, Config: jetstream.ConsumerConfig{
-			Durable:       deadletterService,
+		return Consumer{Stream: stream, Service: task.DeadletterService, Config: jetstream.ConsumerConfig{
+			Durable:       task.DeadletterService,
 			Description:   description,
 			DeliverPolicy: jetstream.DeliverAllPolicy,
 			AckPolicy:     jetstream.AckExplicitPolicy,

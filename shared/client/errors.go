@@ -143,7 +143,7 @@ func denied(nc *nats.Conn, before error, subject string) error {
 	inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX")
 	switch text := err.Error(); {
 	case strings.Contains(text, `Publish to "`+subject+`"`), strings.Contains(text, "Publish with Reply of"):
-		return fmt.Errorf("%w: publish to %s: grant it to these credentials", ErrDenied, subject)
+		return fmt.Errorf("%w: publish to %s: grant it to these credentials (producers in the fleet file, then `drover keys`)", ErrDenied, subject)
 	case strings.Contains(text, `Subscription to "`+inbox+`.`):
 		return fmt.Errorf("%w: subscribe to the connection's inbox, where answers come: grant it or set nats.CustomInboxPrefix; %w", ErrDenied, ErrUnknown)
 	}

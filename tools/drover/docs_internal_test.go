@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/keyring"
 	"github.com/droverhq/drover/tools/supervise"
 )
 
@@ -106,6 +107,7 @@ func TestKeys(t *testing.T) {
 		"`dead groups`":                   group{},
 		"`audit ls`":                      audit.Entry{},
 		"`streams plan`, `streams apply`": streams.Change{},
+		"`keys`":                          keyring.Key{},
 		"`version`":                       versions{},
 		"`up`: each of `processes`":       supervise.Process{},
 		"`up`: each of `lanes`":           supervise.Share{},

@@ -33,6 +33,7 @@ type cli struct {
 	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
 
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`
+	Keys    keysCmd    `cmd:"" group:"keep" help:"Make the keys of the fleet, and the broker's file of who may do what."`
 	Bench   benchCmd   `cmd:"" group:"keep" help:"Measure how fast tasks go, against bare nats.go."`
 	Version versionCmd `cmd:"" group:"keep" help:"Show versions of the command, nats-server and Go."`
 	Help    helpCmd    `cmd:"" group:"keep" help:"Help about a verb or a topic, such as exit-codes."`

@@ -180,7 +180,8 @@ func applied(t *testing.T, operator *user, f *streams.Fleet) {
 
 const brokerRole = "deploytest-broker"
 
-// brokerMain is a nats-server with the configuration that DEPLOYTEST_CONF names.
+// brokerMain is a nats-server with the configuration that DEPLOYTEST_CONF names. It
+// reads that again on SIGHUP, and says so.
 func brokerMain() int {
 	o, err := server.ProcessConfigFile(os.Getenv("DEPLOYTEST_CONF"))
 	if err != nil {
@@ -202,7 +203,15 @@ func brokerMain() int {
 	fmt.Println("ready", s.ClientURL())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	<-ctx.Done()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	for ctx.Err() == nil {
+		select {
+		case <-reload:
+			fmt.Println("reloaded", s.Reload())
+		case <-ctx.Done():
+		}
+	}
 	s.Shutdown()
 	s.WaitForShutdown()
 	return 0

@@ -210,3 +210,43 @@ func TestDeniedPublish(t *testing.T) {
 		})
 	}
 }
+
+// The header that erases a stream comes with the broker's timers, so services have
+// it on RETRY. deploy/README.md says so.
+func TestRetryCanBeRolledUp(t *testing.T) {
+	t.Parallel()
+	g := guard(t, fleetOfShops())
+	email, webhook, operator := g.as(t, "email"), g.as(t, "webhook"), g.as(t, "drover")
+	if _, err := webhook.js.Publish(t.Context(), "retry.ready.urgent.webhook.deliver.1", nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := email.js.PublishMsg(t.Context(), &nats.Msg{Subject: "retry.ready.urgent.email.send.1", Header: nats.Header{"Nats-Rollup": {"all"}}})
+	if err != nil {
+		t.Fatalf("rollup of RETRY = %v: if the broker refuses it now, say so in deploy/README.md", err)
+	}
+	s, err := operator.js.Stream(t.Context(), task.RetryStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.GetLastMsgForSubject(t.Context(), "retry.ready.urgent.webhook.deliver.1"); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("webhook's retry after email's rollup: %v, want it gone: say so in deploy/README.md", err)
+	}
+}
+
+// A producer has no say in what its answer holds, only in where it goes.
+func TestProducerCanMisplaceAnAnswer(t *testing.T) {
+	t.Parallel()
+	g := guard(t, fleetOfShops())
+	shop, operator := g.as(t, "shop"), g.as(t, "drover")
+	if err := shop.nc.PublishRequest("tasks.urgent.email.send", "tasks.urgent.webhook.deliver", nil); err != nil {
+		t.Fatal(err)
+	}
+	s, err := operator.js.Stream(t.Context(), "TASKS_URGENT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the answer is in webhook's lane: if the broker refuses that now, say so in deploy/README.md", func() bool {
+		m, err := s.GetLastMsgForSubject(t.Context(), "tasks.urgent.webhook.deliver")
+		return err == nil && task.Check(m.Data, task.Limits{}) != nil // it is dead-lettered undecoded
+	})
+}

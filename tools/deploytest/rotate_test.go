@@ -5,12 +5,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/tools/keyring"
 )
 
@@ -18,15 +21,24 @@ import (
 // the key it should have, and after the last one the old key is worth nothing.
 func TestRotateKey(t *testing.T) {
 	t.Parallel()
-	g := guard(t, fleetOfShops())
+	g := &guarded{dir: t.TempDir(), fleet: fleetOfShops()}
+	// In a process of its own: a server that reloads takes the flags of all servers of
+	// its process for its own.
+	b := natstest.Spawn(t, brokerRole, "DEPLOYTEST_CONF="+g.configure(t))
+	_, url, _ := strings.Cut(b.Output(), "ready ")
+	g.url, _, _ = strings.Cut(url, "\n")
+	g.fill(t)
+	reloads := 0
 	reload := func() {
 		t.Helper()
 		if _, _, err := keyring.Write(g.dir, g.fleet); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.server.Reload(); err != nil {
-			t.Fatal(err)
-		}
+		b.Signal(syscall.SIGHUP)
+		reloads++
+		eventually(t, "the broker has read accounts.conf again", func() bool {
+			return strings.Count(b.Output(), "reloaded <nil>") == reloads
+		})
 	}
 	closed := make(chan error, 1)
 	before := g.as(t, "producer", nats.ClosedHandler(func(nc *nats.Conn) { closed <- nc.LastError() }))

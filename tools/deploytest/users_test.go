@@ -24,8 +24,6 @@ type guarded struct {
 	dir   string // of the keys
 	url   string
 	fleet *streams.Fleet
-
-	server *server.Server
 }
 
 // fleetOfShops is the default fleet with two more producers: shop has parts of it,
@@ -41,7 +39,19 @@ func fleetOfShops() *streams.Fleet {
 func guard(t *testing.T, f *streams.Fleet) *guarded {
 	t.Helper()
 	g := &guarded{dir: t.TempDir(), fleet: f}
-	if _, _, err := keyring.Write(g.dir, f); err != nil {
+	o, err := server.ProcessConfigFile(g.configure(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.url = startBroker(t, o).ClientURL()
+	g.fill(t)
+	return g
+}
+
+// configure makes the keys and the broker's configuration, whose name it returns.
+func (g *guarded) configure(t *testing.T) string {
+	t.Helper()
+	if _, _, err := keyring.Write(g.dir, g.fleet); err != nil {
 		t.Fatal(err)
 	}
 	conf := filepath.Join(g.dir, "broker.conf")
@@ -49,25 +59,14 @@ func guard(t *testing.T, f *streams.Fleet) *guarded {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := server.ProcessConfigFile(conf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.NoSigs = true
-	if g.server, err = server.NewServer(o); err != nil {
-		t.Fatal(err)
-	}
-	g.server.Start()
-	t.Cleanup(func() {
-		g.server.Shutdown()
-		g.server.WaitForShutdown()
-	})
-	if !g.server.ReadyForConnections(limit) {
-		t.Fatalf("nats-server is not ready after %v", limit)
-	}
-	g.url = g.server.ClientURL()
+	return conf
+}
+
+// fill makes the topology.
+func (g *guarded) fill(t *testing.T) {
+	t.Helper()
 	js := g.as(t, streams.OperatorUser).js
-	if _, err := streams.Apply(t.Context(), js, f); err != nil {
+	if _, err := streams.Apply(t.Context(), js, g.fleet); err != nil {
 		t.Fatal(err)
 	}
 	// What other parts of the topology will make.
@@ -79,7 +78,6 @@ func guard(t *testing.T, f *streams.Fleet) *guarded {
 	if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: task.AuditStream, Subjects: []string{"audit.>"}}); err != nil {
 		t.Fatal(err)
 	}
-	return g
 }
 
 // user is a connection with a user's key, made as every process of Drover makes it.

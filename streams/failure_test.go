@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,10 @@ func TestApplyWhileBrokerIsKilled(t *testing.T) {
 	t.Parallel()
 	broker := natstest.StartBroker(t)
 	js := broker.Connect(t)
+	fleet := streams.Default()
+	for i := range 20 { // enough to do for the end to come in the middle
+		fleet.Services = append(fleet.Services, streams.Service{Name: "s" + strconv.Itoa(i), Classes: []task.Class{task.Urgent, task.Bulk}})
+	}
 	made, err := js.Conn().SubscribeSync("$JS.EVENT.ADVISORY.STREAM.CREATED.*")
 	if err != nil {
 		t.Fatal(err)
@@ -36,23 +41,23 @@ func TestApplyWhileBrokerIsKilled(t *testing.T) {
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	changes, err := streams.Apply(ctx, js, streams.Default())
+	changes, err := streams.Apply(ctx, js, fleet)
 	<-killed
 	if err == nil || !strings.Contains(err.Error(), "create ") {
 		t.Fatalf("Apply on a broker that was killed = %v, want an error that says at what", err)
 	}
-	top := streams.Default().Topology()
+	top := fleet.Topology()
 	all := len(top.Streams) + len(top.Consumers) + len(top.Watchers) + len(top.Buckets) + 1 // BODIES
-	if n := len(changes); n < 2 || n >= all { // the answer to the third may be lost
+	if n := len(changes); n < 2 || n >= all {                                               // the answer to the third may be lost
 		t.Errorf("Apply returns %d changes, want those before the end: 2 or a few more of %d", n, all)
 	}
 	broker.Restart(t)
 	js = broker.Connect(t)
-	rest := apply(t, js, streams.Default())
+	rest := apply(t, js, fleet)
 	if n := len(changes) + len(rest); n > all {
 		t.Errorf("the second Apply makes %v again", texts(rest))
 	}
-	if left := apply(t, js, streams.Default()); len(left) > 0 {
+	if left := apply(t, js, fleet); len(left) > 0 {
 		t.Errorf("a third Apply changes %v", texts(left))
 	}
 }

@@ -175,7 +175,11 @@ func (p *process) connect(ctx context.Context) error {
 	p.health.at(errors.New("checking the topology"))
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	if err := streams.Check(ctx, js, p.fleet, p.service.Name); err != nil {
+	warnings, err := streams.Inspect(ctx, js, p.fleet, p.service.Name)
+	if len(warnings) > 0 {
+		p.log.WarnContext(ctx, "the broker keeps fewer copies than the fleet file says; `drover streams plan` shows it", slog.Any("differences", warnings))
+	}
+	if err != nil {
 		return err
 	}
 	p.health.at(errStarting)

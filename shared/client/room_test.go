@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
@@ -306,6 +307,26 @@ func TestPublishAllWaitsForRoomInVain(t *testing.T) {
 			if i < 10 && o.Err != nil || i >= 10 && !errors.Is(o.Err, client.ErrFull) {
 				t.Errorf("outcome %d = %v, want 10 stored and the rest refused", i, o.Err)
 			}
+		}
+	})
+}
+
+// When the wait is over, what is left is refused at the broker's pace, not one by
+// one.
+func TestPublishAllGivesUpAtOnce(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		if _, err := js.Conn().Subscribe("tasks.default.email.send", func(m *nats.Msg) {
+			time.AfterFunc(20*time.Millisecond, func() {
+				_ = m.Respond([]byte(`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}`))
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_, err := client.PublishAll(t.Context(), newClient(t, js), make([]Send, 5000), client.WaitForRoom(10*time.Second))
+		full(t, err)
+		if d := time.Since(start); d < 10*time.Second || d > 13*time.Second {
+			t.Errorf("gave up after %v, want 10 s and a little", d)
 		}
 	})
 }

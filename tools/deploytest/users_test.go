@@ -65,17 +65,7 @@ func (g *guarded) configure(t *testing.T) string {
 // fill makes the topology.
 func (g *guarded) fill(t *testing.T) {
 	t.Helper()
-	js := g.as(t, streams.OperatorUser).js
-	if _, err := streams.Apply(t.Context(), js, g.fleet); err != nil {
-		t.Fatal(err)
-	}
-	// What other parts of the topology will make.
-	for _, bucket := range []string{task.FleetBucket, task.AlertsBucket} {
-		if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: task.AuditStream, Subjects: []string{"audit.>"}}); err != nil {
+	if _, err := streams.Apply(t.Context(), g.as(t, streams.OperatorUser).js, g.fleet); err != nil {
 		t.Fatal(err)
 	}
 }

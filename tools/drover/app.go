@@ -76,7 +76,12 @@ func (a *App) user() string {
 
 // limit is ctx for one conversation with the broker.
 func (a *App) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, a.Timeout, fmt.Errorf("%w within %v: raise --timeout", errSilent, a.Timeout))
+	return a.limitAfter(ctx, 0)
+}
+
+// limitAfter is limit for a conversation that may wait d for something else.
+func (a *App) limitAfter(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d+a.Timeout, fmt.Errorf("%w within %v: raise --timeout", errSilent, a.Timeout))
 }
 
 // encode writes v as one line of JSON.

@@ -121,6 +121,7 @@ func (r *run) whileLeading(ctx context.Context, kv jetstream.KeyValue) error {
 	if err != nil {
 		return err
 	}
+	r.trouble.set("lead", nil)
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

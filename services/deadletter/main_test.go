@@ -164,7 +164,7 @@ func watchdogMain() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	d := deadletter.Deps{JetStream: js, Fleet: fleet(), Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))}
-	if err := w.Run(ctx, d, func(func() error) { fmt.Println("ready") }); err != nil { //nolint:forbidigo // it is the protocol of Spawn
+	if err := w.Run(ctx, d, func(func() error) { fmt.Println("ready") }); err != nil {
 		return fail(err)
 	}
 	return 0

@@ -244,6 +244,23 @@ func TestSummaries(t *testing.T) {
 	}
 }
 
+// A kind that nothing more died of is not told again, however much time goes by.
+func TestNothingMore(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	topology(t, js)
+	hooks, mails := receive(t), mailServer(t)
+	cfg := everywhere(hooks, mails)
+	cfg.Interval = 20 * time.Millisecond // many of them until the second kind is told
+	start(t, js, cfg)
+	for _, action := range []string{"send", "check"} {
+		publish(t, js, letter(action, "a", "full"))
+		if a := next(t, hooks.got, "webhook"); a.Kind != "email."+action {
+			t.Errorf("the webhook says %+v, want email.%s", a, action)
+		}
+	}
+}
+
 // Ten thousand deaths of one kind are one alert and one entry.
 func TestFlood(t *testing.T) {
 	t.Parallel()

@@ -286,6 +286,25 @@ func TestForeignAdvisories(t *testing.T) {
 	}
 }
 
+// A lane that the fleet file of this process does not have is a lane all the same.
+func TestLaneOfANewerFleet(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	topology(t, js)
+	setStream(t, js, live, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "tasks.default.fax.>") })
+	cfg := fleet().Topology().Consumers[0].Config
+	cfg.Durable, cfg.FilterSubject, cfg.MaxDeliver, cfg.AckWait = "fax", "tasks.default.fax.>", maxDead, 100*time.Millisecond
+	if _, err := js.CreateConsumer(t.Context(), live, cfg); err != nil {
+		t.Fatal(err)
+	}
+	start(t, js, quick())
+	publish(t, js, &nats.Msg{Subject: "tasks.default.fax.send", Data: []byte{0x80}})
+	giveUp(t, js, live, "fax", 1)
+	if got := letters(t, js, 1)[0].Subject; !strings.HasPrefix(got, "dead.default.fax.send.") {
+		t.Errorf("the letter is at %s, want dead.default.fax.send.…", got)
+	}
+}
+
 // A worker that terminates a task deletes it; the service can only say so.
 func TestTerminated(t *testing.T) {
 	t.Parallel()

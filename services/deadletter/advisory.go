@@ -3,6 +3,7 @@ package deadletter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -119,9 +120,12 @@ func (r *run) settle(ctx context.Context, err error) {
 
 // resolve does what an advisory asks for.
 func (r *run) resolve(ctx context.Context, a *advisory) (string, error) {
-	lane, ok := r.lane(a.Stream, a.Consumer)
+	lane, ok, err := r.lane(ctx, a.Stream, a.Consumer)
+	if err != nil {
+		return "", err
+	}
 	if !ok {
-		return "foreign", nil // of another application in this account, or a consumer that somebody made to look
+		return "foreign", nil // of another application in this account, or a lane that is no more
 	}
 	d := &death{
 		lane: lane, sequence: a.Sequence, at: a.Time,
@@ -147,15 +151,37 @@ const (
 	reasonDeleted = "Unacknowledged message was deleted"
 )
 
-// lane is the lane of the fleet that this consumer is, and whether it is one.
-func (r *run) lane(stream, consumer string) (streams.Consumer, bool) {
+// lane is the lane that this consumer is, and whether it is one. On a work-queue
+// every consumer is a lane, also one that this process's fleet file does not have:
+// a file that is out of date must not make a task disappear.
+func (r *run) lane(ctx context.Context, stream, consumer string) (_ streams.Consumer, ok bool, _ error) {
 	for _, c := range r.lanes {
 		if c.Stream == stream && c.Config.Durable == consumer {
-			return c, true
+			return c, true, nil
 		}
 	}
-	return streams.Consumer{}, false
+	if stream != task.RetryStream && !strings.HasPrefix(stream, tasksPrefix) {
+		return streams.Consumer{}, false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	c, err := r.broker.js.Consumer(ctx, stream, consumer)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return streams.Consumer{}, false, nil
+	case err != nil:
+		return streams.Consumer{}, false, fmt.Errorf("read consumer %s/%s: %w", stream, consumer, err)
+	}
+	out := streams.Consumer{Stream: stream, Config: c.CachedInfo().Config, Retry: stream == task.RetryStream}
+	part := strings.Split(strings.TrimPrefix(out.Config.FilterSubject, "retry."), ".") // tasks or ready, class, service, >
+	if len(part) != 4 {
+		return streams.Consumer{}, false, nil
+	}
+	out.Class, out.Service = task.Class(part[1]), part[2]
+	return out, true, nil
 }
+
+const tasksPrefix = "TASKS_" // of every class's stream
 
 // subjectMatches reports whether subject is below filter, which ends in ".>".
 func subjectMatches(filter, subject string) bool {

@@ -32,7 +32,7 @@ func neverAnswer(tb testing.TB, js jetstream.JetStream, stream, consumer string)
 			if err != nil {
 				return
 			}
-			for range batch.Messages() { //nolint:revive // that is all it does
+			for range batch.Messages() { // and forgets it
 			}
 		}
 	})
@@ -283,6 +283,25 @@ func TestForeignAdvisories(t *testing.T) {
 	handled(t, js)
 	if dead, left := messages(t, js, task.DeadStream), messages(t, js, live); dead != 0 || left != 1 {
 		t.Errorf("DEAD holds %d letters and %s %d tasks, want 0 and 1", dead, live, left)
+	}
+}
+
+// A lane that the fleet file of this process does not have is a lane all the same.
+func TestLaneOfANewerFleet(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	topology(t, js)
+	setStream(t, js, live, func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "tasks.default.fax.>") })
+	cfg := fleet().Topology().Consumers[0].Config
+	cfg.Durable, cfg.FilterSubject, cfg.MaxDeliver, cfg.AckWait = "fax", "tasks.default.fax.>", maxDead, 100*time.Millisecond
+	if _, err := js.CreateConsumer(t.Context(), live, cfg); err != nil {
+		t.Fatal(err)
+	}
+	start(t, js, quick())
+	publish(t, js, &nats.Msg{Subject: "tasks.default.fax.send", Data: []byte{0x80}})
+	giveUp(t, js, live, "fax", 1)
+	if got := letters(t, js, 1)[0].Subject; !strings.HasPrefix(got, "dead.default.fax.send.") {
+		t.Errorf("the letter is at %s, want dead.default.fax.send.…", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -84,7 +85,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case status == 200:
 		r.got <- event.Data
 	default:
-		r.bad <- fmt.Sprint(status)
+		r.bad <- strconv.Itoa(status)
 	}
 }
 
@@ -243,6 +244,23 @@ func TestSummaries(t *testing.T) {
 	}
 }
 
+// A kind that nothing more died of is not told again, however much time goes by.
+func TestNothingMore(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	topology(t, js)
+	hooks, mails := receive(t), mailServer(t)
+	cfg := everywhere(hooks, mails)
+	cfg.Interval = 20 * time.Millisecond // many of them until the second kind is told
+	start(t, js, cfg)
+	for _, action := range []string{"send", "check"} {
+		publish(t, js, letter(action, "a", "full"))
+		if a := next(t, hooks.got, "webhook"); a.Kind != "email."+action {
+			t.Errorf("the webhook says %+v, want email.%s", a, action)
+		}
+	}
+}
+
 // Ten thousand deaths of one kind are one alert and one entry.
 func TestFlood(t *testing.T) {
 	t.Parallel()
@@ -252,7 +270,7 @@ func TestFlood(t *testing.T) {
 	hooks, mails := receive(t), mailServer(t)
 	r := start(t, js, everywhere(hooks, mails))
 	for i := range deaths {
-		if _, err := js.PublishMsgAsync(letter("send", fmt.Sprint(i), fmt.Sprintf("order %d: timeout after %dms", i, i))); err != nil {
+		if _, err := js.PublishMsgAsync(letter("send", strconv.Itoa(i), fmt.Sprintf("order %d: timeout after %dms", i, i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -295,7 +313,7 @@ func TestTooManyKinds(t *testing.T) {
 	topology(t, js)
 	r := start(t, js, quick())
 	for i := range deadletter.MaxNew + 30 {
-		publish(t, js, letter("send", fmt.Sprint(i), "cannot "+strings.Repeat("x", i+1)))
+		publish(t, js, letter("send", strconv.Itoa(i), "cannot "+strings.Repeat("x", i+1)))
 	}
 	seen := map[any]int{}
 	for range deadletter.MaxNew + 1 {
@@ -350,7 +368,7 @@ func TestLeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for next(t, w.Updates(), "leader") == nil { //nolint:revive // until there is one
+	for next(t, w.Updates(), "leader") == nil { // until there is one
 	}
 	_ = w.Stop()
 	r := start(t, js, quick())

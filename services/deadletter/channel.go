@@ -33,12 +33,18 @@ type logger struct{ log *slog.Logger }
 func (logger) name() string { return "log" }
 
 func (c logger) send(ctx context.Context, a *Alert) error {
-	c.log.WarnContext(ctx, a.title(),
+	attrs := []any{
 		slog.String("fingerprint", a.Fingerprint), slog.Uint64("count", a.Count), slog.Uint64("more", a.More),
 		slog.Time("first", a.First), slog.Time("last", a.Last),
 		slog.String(telemetry.TaskKind, a.Kind), slog.String(telemetry.TaskClass, a.Class), slog.String(telemetry.TaskReason, a.Reason),
 		slog.String("example", a.Example.ID), slog.String("example_trace", a.Example.Trace), slog.String("error", a.Error),
-		slog.String("look", a.Command))
+		slog.String("look", a.Command),
+	}
+	if a.New {
+		c.log.WarnContext(ctx, "tasks die of something new", attrs...)
+	} else {
+		c.log.WarnContext(ctx, "tasks go on dying of something known", attrs...)
+	}
 	return nil
 }
 

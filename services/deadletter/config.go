@@ -38,7 +38,9 @@ type Config struct {
 	// OrphanRemove is the age at which orphans are removed. 0 means never.
 	OrphanRemove time.Duration `name:"orphan-remove" env:"DROVER_ORPHAN_REMOVE" default:"0" placeholder:"AGE" help:"Remove orphans that are older than this; 0 removes none."`
 
-	Lease time.Duration `name:"lease" env:"DROVER_LEADER_LEASE" default:"15s" hidden:"" help:"How long a leader may be silent."`
+	// Lease is how long the leading process may be silent before another takes
+	// over. 0 means 15 s.
+	Lease time.Duration `name:"leader-lease" env:"DROVER_LEADER_LEASE" default:"15s" help:"How long the leading process may be silent before another takes over."`
 }
 
 // Webhook is where alerts are posted. An empty URL means nowhere.
@@ -106,7 +108,7 @@ func (c *Config) check() ([]channel, error) {
 		{&c.OrphanSweep, time.Hour, "--orphan-sweep"},
 		{&c.OrphanAge, 24 * time.Hour, "--orphan-age"},
 		{&c.OrphanRemove, 0, "--orphan-remove"},
-		{&c.Lease, 15 * time.Second, "--lease"},
+		{&c.Lease, 15 * time.Second, "--leader-lease"},
 	} {
 		if *d.value == 0 {
 			*d.value = d.zero

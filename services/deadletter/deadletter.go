@@ -121,6 +121,7 @@ func (r *run) whileLeading(ctx context.Context, kv jetstream.KeyValue) error {
 	if err != nil {
 		return err
 	}
+	r.trouble.set("lead", nil)
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -130,6 +131,7 @@ func (r *run) whileLeading(ctx context.Context, kv jetstream.KeyValue) error {
 	}
 	wg.Go(func() { r.sweep(ctx) })
 	wg.Wait()
+	a.saveLast(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}

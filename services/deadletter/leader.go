@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -43,7 +44,11 @@ func (r *run) lead(ctx context.Context, kv jetstream.KeyValue) {
 			l.resign(ctx)
 			return
 		}
-		r.log.WarnContext(ctx, "this process does not lead any more", slog.Any("error", err))
+		if errors.Is(err, errDeposed) {
+			r.log.WarnContext(ctx, "this process does not lead any more", slog.Any("error", err))
+		} else if r.trouble.set("lead", err) {
+			r.log.WarnContext(ctx, "this process cannot lead; nothing is swept and no alert is raised by it", slog.Any("error", err))
+		}
 		l.resign(ctx) // if it is still ours, somebody else may have more luck
 		sleep(ctx, l.lease/4)
 	}
@@ -53,16 +58,10 @@ func (r *run) lead(ctx context.Context, kv jetstream.KeyValue) {
 func (r *run) whileHeld(ctx context.Context, l *lead) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer cancel(nil)
-		if err := r.whileLeading(ctx, l.kv); err != nil {
-			cancel(err)
-		}
-	}()
-	defer func() { <-ended }()
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel(nil)
+	wg.Go(func() { cancel(r.whileLeading(ctx, l.kv)) })
 	renewed := time.Now()
 	for sleep(ctx, l.lease/4) {
 		err := l.renew(ctx)

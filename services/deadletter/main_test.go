@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/droverhq/drover/services/deadletter"
 	"github.com/droverhq/drover/shared/natstest"
@@ -107,13 +108,18 @@ type running struct {
 // start runs a Watchdog until the test ends, or stop is called.
 func start(tb testing.TB, js jetstream.JetStream, c deadletter.Config) *running {
 	tb.Helper()
+	return startWith(tb, js, c, nil)
+}
+
+func startWith(tb testing.TB, js jetstream.JetStream, c deadletter.Config, meters metric.MeterProvider) *running {
+	tb.Helper()
 	w, err := deadletter.New(c)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	r := &running{log: newJournal(tb)}
-	d := deadletter.Deps{JetStream: js, Fleet: fleet(), Logger: slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	d := deadletter.Deps{JetStream: js, Fleet: fleet(), MeterProvider: meters, Logger: slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- w.Run(ctx, d, func(f func() error) { r.ready = f; close(ready) }) }()
 	r.stop = sync.OnceFunc(func() {
@@ -164,7 +170,7 @@ func watchdogMain() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	d := deadletter.Deps{JetStream: js, Fleet: fleet(), Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))}
-	if err := w.Run(ctx, d, func(func() error) { fmt.Println("ready") }); err != nil { //nolint:forbidigo // it is the protocol of Spawn
+	if err := w.Run(ctx, d, func(func() error) { fmt.Println("ready") }); err != nil {
 		return fail(err)
 	}
 	return 0

@@ -115,7 +115,7 @@ func (s *sweeper) strikeOut(ctx context.Context, found map[string]body) (complet
 func (s *sweeper) referees() []string {
 	var out []string
 	for _, c := range s.fleet.Topology().Streams {
-		if strings.HasPrefix(c.Name, "TASKS_") {
+		if strings.HasPrefix(c.Name, tasksPrefix) {
 			out = append(out, c.Name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/services/deadletter"
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
@@ -224,5 +225,48 @@ func TestSweepFails(t *testing.T) {
 	}
 	if err := r.ready(); err != nil {
 		t.Errorf("Ready = %v after the consumer is back, want nil", err)
+	}
+}
+
+// A timer that fired, or was replaced, after it was read is not brought back.
+func TestRearmComparesAndSets(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	topology(t, js)
+	st := task.State{Subject: task.Subject{Class: task.Default, Service: "email", Action: "send"}, ID: "a", Hop: 1}
+	timer := func(in time.Duration) *nats.Msg {
+		h := st.Header(nil)
+		h.Set(task.HeaderSchedule, "@at "+time.Now().Add(in).UTC().Format(time.RFC3339Nano))
+		h.Set(task.HeaderScheduleTarget, st.Subject.RetryReady("a"))
+		return &nats.Msg{Subject: st.Subject.RetryWait("a"), Header: h}
+	}
+	old := timer(time.Hour)
+	ack, err := js.PublishMsg(t.Context(), old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := deadletter.Rearm(t.Context(), js, old, ack.Sequence); !ok || err != nil {
+		t.Errorf("Rearm = %v, %v, want true", ok, err)
+	}
+	if ok, err := deadletter.Rearm(t.Context(), js, old, ack.Sequence); ok || err != nil {
+		t.Errorf("Rearm of one that was replaced = %v, %v, want false", ok, err)
+	}
+	publish(t, js, timer(0))
+	c, err := js.Consumer(t.Context(), task.RetryStream, "default-email")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := c.Next(jetstream.FetchMaxWait(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := deadletter.Rearm(t.Context(), js, old, ack.Sequence+1); ok || err != nil {
+		t.Errorf("Rearm of one that fired = %v, %v, want false", ok, err)
+	}
+	if n := messages(t, js, task.RetryStream); n != 0 {
+		t.Errorf("RETRY holds %d messages, want none", n)
 	}
 }

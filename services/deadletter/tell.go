@@ -9,6 +9,7 @@ import (
 const (
 	tellFirst = time.Second // after an alert that did not arrive
 	tellMost  = time.Minute
+	tellLast  = 5 * time.Second // for an alert that is on its way when the service has to end
 )
 
 // tell tells one channel what it does not know, until ctx is done: a new kind of
@@ -24,13 +25,7 @@ func (a *alerter) tell(ctx context.Context, c channel) {
 		if g == nil {
 			continue
 		}
-		err := c.send(ctx, alert)
-		if ctx.Err() != nil {
-			if err == nil {
-				a.wasTold(g, c.name(), alert)
-			}
-			return
-		}
+		err := a.send(ctx, c, alert)
 		if err == nil {
 			a.wasTold(g, c.name(), alert)
 			a.metrics.sent.Add(ctx, 1, label("channel", c.name()))
@@ -50,6 +45,19 @@ func (a *alerter) tell(ctx context.Context, c channel) {
 		}
 		wait = min(2*wait, tellMost)
 	}
+}
+
+// send gives an alert that is on its way a moment to arrive when the service has
+// to end: one that was given up half-way would come twice.
+func (a *alerter) send(ctx context.Context, c channel, alert *Alert) error {
+	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		sleep(sending, tellLast)
+		cancel()
+	})
+	defer stop()
+	return c.send(sending, alert)
 }
 
 // due returns the group that the channel has to be told of first, and what to say;

@@ -25,7 +25,6 @@ const (
 // is counted; after a crash one may be counted twice. It returns errDeposed when
 // another process leads.
 func (a *alerter) watch(ctx context.Context) error {
-	defer a.saveLast(ctx)
 	for ctx.Err() == nil {
 		err := a.watchOnce(ctx)
 		if errors.Is(err, errDeposed) {

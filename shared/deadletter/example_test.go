@@ -2,7 +2,9 @@ package deadletter_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -49,6 +51,85 @@ func ExampleRedrive() {
 	}
 	// Output:
 	// welcome-17 TASKS_DEFAULT <nil>
+}
+
+func ExampleGroups() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	census, err := deadletter.Groups(context.Background(), js, deadletter.Filter{})
+	fmt.Println(census.Count, err)
+	for _, g := range census.Groups {
+		fmt.Println(g.Count, g.Kind, g.Reason, g.Text, g.ID)
+	}
+	// Output:
+	// 1 <nil>
+	// 1 email.send failed Mailbox Full welcome-17
+}
+
+func ExampleAmend() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	l, err := deadletter.Get(ctx, js, "welcome-17")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	content, err := l.Content(ctx, js)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	d, err := deadletter.NewDocument(content)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := d.Set("to", "ada@example.org"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	body, err := d.Body()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	r, err := deadletter.Amend(ctx, js, l, body, "mend-the-address")
+	fmt.Print(string(d.JSON()))
+	fmt.Println(r.ID, r.Stream, err)
+	// Output:
+	// {
+	//   "to": "ada@example.org"
+	// }
+	// welcome-17 TASKS_DEFAULT <nil>
+}
+
+func ExampleCanary() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	// No worker runs here, so that the first stage does not end in time.
+	c := deadletter.Canary{Wait: time.Millisecond}
+	tally, err := c.Run(ctx, js, deadletter.List(ctx, js, deadletter.Filter{}))
+	stopped, ok := errors.AsType[*deadletter.StopError](err)
+	fmt.Println(tally.Redriven, tally.Waiting, ok && !stopped.Failing)
+	// Output:
+	// 1 1 true
 }
 
 func ExampleExplain() {

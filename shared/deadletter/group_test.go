@@ -71,7 +71,7 @@ func benchmarkGroups(b *testing.B, step int) {
 	b.Helper()
 	js := natstest.JetStream(b)
 	fleet(b, js)
-	const n = 100_000
+	const n = 20_000
 	content := make([]byte, 1<<10)
 	for i := range n {
 		s := dead(name(i))

@@ -20,7 +20,7 @@ type auditCmd struct {
 func (auditCmd) Help() string {
 	return `What operators do with this command to dead letters and lanes is kept in the stream
 AUDIT: an intent before it, parts with ids while many letters are moved, and the
-outcome. An act without an outcome was cut short.
+outcome. An act without an outcome was cut short, or is not over yet.
 
 Examples:
 
@@ -39,7 +39,9 @@ type auditLsCmd struct {
 
 // Help is the long text of --help.
 func (auditLsCmd) Help() string {
-	return `Examples:
+	return `Parts, which name every letter that an act touched, are shown with --act and --json.
+
+Examples:
 
     drover audit ls
     drover audit ls --since 7d --verb dead --by ada@ops1`
@@ -63,7 +65,7 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 		return err
 	}
 	defer done()
-	t := screen.Table{Head: []string{"TIME", "BY", "VERB", "PHASE", "WHAT", "RESULT", "WHY"}}
+	t := screen.Table{Head: []string{"TIME", "BY", "VERB", "PHASE", "WHAT", "RESULT", "WHY", "ACT"}}
 	for e, err := range audit.List(ctx, js, f) {
 		if err != nil {
 			return auditError(err)
@@ -74,7 +76,10 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 			}
 			continue
 		}
-		t.Add(e.Time.Local().Format(time.DateTime), screen.Plain(e.By), screen.Plain(e.Verb), screen.Plain(string(e.Phase)), screen.Cut(what(e), errorWidth), screen.Cut(result(e), errorWidth), screen.Plain(e.Reason))
+		if e.Phase == audit.Part && c.Act == "" {
+			continue // they only name what the intent is about
+		}
+		t.Add(e.Time.Local().Format(time.DateTime), screen.Plain(e.By), screen.Plain(e.Verb), screen.Plain(string(e.Phase)), screen.Cut(what(e), whatWidth), screen.Cut(result(e), whatWidth), screen.Cut(screen.Plain(e.Reason), whatWidth), screen.Plain(e.Act))
 	}
 	switch {
 	case app.JSON:
@@ -86,7 +91,10 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 	return nil
 }
 
-const idsShown = 3
+const (
+	idsShown  = 3
+	whatWidth = 60
+)
 
 // what is what an act is about.
 func what(e audit.Entry) string {

@@ -36,11 +36,14 @@ type progress struct {
 	letters bool   // each is told
 	last    deadletter.Event
 	said    time.Time
+	painted time.Time
 	failed  int // that were told
 }
 
 const (
 	sayEvery   = 10 * time.Second
+	paintEvery = 100 * time.Millisecond
+	barWidth   = 12 // columns, so that the line fits a terminal of 80
 	failedTold = 10 // failures; of more only the number
 )
 
@@ -121,9 +124,11 @@ func (p *progress) failure(e deadletter.Event) {
 func (p *progress) now() {
 	switch {
 	case p.letters:
+	case p.live != nil && time.Since(p.painted) > paintEvery:
+		p.painted = time.Now()
+		t := p.last.Tally
+		p.live.Paint([]string{fmt.Sprintf("stage %d  %s  %s of %s  ", p.last.Stage, screen.Bar(t.Redriven, p.total, barWidth), screen.Count(t.Redriven), screen.Count(p.total)) + ends(t)})
 	case p.live != nil:
-		p.live.Paint([]string{fmt.Sprintf("stage %d  %s  %s of %s", p.last.Stage, screen.Bar(p.last.Tally.Redriven, p.total, 20), screen.Count(p.last.Tally.Redriven), screen.Count(p.total)) +
-			"  " + p.counts(p.last.Tally)})
 	case time.Since(p.said) > sayEvery:
 		p.said = time.Now()
 		p.say("stage %d: %s", p.last.Stage, p.counts(p.last.Tally))
@@ -131,7 +136,11 @@ func (p *progress) now() {
 }
 
 func (p *progress) counts(t deadletter.Tally) string {
-	return fmt.Sprintf("%s %s, %s ended well, %s failed again, %s under way", screen.Count(t.Redriven), p.done, screen.Count(t.Done), screen.Count(t.Failed), screen.Count(t.Waiting))
+	return fmt.Sprintf("%s %s, %s", screen.Count(t.Redriven), p.done, ends(t))
+}
+
+func ends(t deadletter.Tally) string {
+	return fmt.Sprintf("%s ended well, %s failed again, %s under way", screen.Count(t.Done), screen.Count(t.Failed), screen.Count(t.Waiting))
 }
 
 // end says how far it came.

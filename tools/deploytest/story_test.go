@@ -131,6 +131,11 @@ func TestStoryUnderPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	watchdog := g.as(t, task.DeadletterService)
+	if err := streams.Check(ctx, watchdog.js, f, task.DeadletterService); err != nil {
+		t.Fatal(err)
+	}
+
 	// A process took a task and died.
 	publish(t, producer, job{Do: "redelivered"})
 	inbox, err := email.nc.SubscribeSync(email.nc.NewInbox())
@@ -218,7 +223,7 @@ func TestStoryUnderPermissions(t *testing.T) {
 	if changes, err := streams.Plan(ctx, operator.js, f); err != nil || len(changes) > 0 {
 		t.Errorf("Plan = %v, %v; want nothing to do", changes, err)
 	}
-	for _, u := range []*user{email, producer, archive, operator} {
+	for _, u := range []*user{email, producer, archive, operator, watchdog} {
 		u.clean(t)
 	}
 }

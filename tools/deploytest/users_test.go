@@ -69,15 +69,6 @@ func (g *guarded) fill(t *testing.T) {
 	if _, err := streams.Apply(t.Context(), js, g.fleet); err != nil {
 		t.Fatal(err)
 	}
-	// What other parts of the topology will make.
-	for _, bucket := range []string{task.FleetBucket, task.AlertsBucket} {
-		if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: task.AuditStream, Subjects: []string{"audit.>"}}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // user is a connection with a user's key, made as every process of Drover makes it.

@@ -57,7 +57,7 @@ func operator() User {
 		Name: OperatorUser, Role: OperatorRole,
 		Publish: []string{
 			"$JS.API.>", "$JS.ACK.>", "$JS.FC.>",
-			"$SYS.REQ.ACCOUNT.PING.STATZ", // how many servers there are for replicas
+			"$SYS.REQ.ACCOUNT.PING.*", "$SYS.REQ.USER.INFO", // of its own account and itself
 			"tasks.>", "retry.>", "later.>", "due.>", "dead.>", "audit.>", "$KV.>", "$O.>",
 		},
 		// _INBOX is the nats command's. Those of other users are named _INBOX_<name>.

@@ -137,6 +137,8 @@ func TestPermissions(t *testing.T) {
 		{"drover", "hear another's inbox", "sub _INBOX_email.>", no},
 		{"drover", "hear everything", "sub >", no},
 		{"drover", "use a subject that is not Drover's", "billing.invoice", no},
+		{"drover", "ask about its account", "$SYS.REQ.ACCOUNT.PING.STATZ", yes},
+		{"drover", "ask about another account", "$SYS.REQ.ACCOUNT.SYS.CONNZ", no},
 		{"drover", "ask the servers", "$SYS.REQ.SERVER.PING", no},
 	} {
 		t.Run(tt.who+" "+tt.what, func(t *testing.T) { // one after the other: they share a connection

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	watch "github.com/droverhq/drover/services/deadletter"
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/deadletter"
 	"github.com/droverhq/drover/shared/retry"
@@ -131,6 +132,13 @@ func TestStoryUnderPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	watchdog := g.as(t, task.DeadletterService)
+	if err := streams.Check(ctx, watchdog.js, f, task.DeadletterService); err != nil {
+		t.Fatal(err)
+	}
+
+	stopWatchdog := startWatchdog(t, watchdog, f)
+
 	// A process took a task and died.
 	publish(t, producer, job{Do: "redelivered"})
 	inbox, err := email.nc.SubscribeSync(email.nc.NewInbox())
@@ -209,6 +217,8 @@ func TestStoryUnderPermissions(t *testing.T) {
 	stop()
 	waitBodies(t, operator, 1) // of the dead letter
 
+	alerted(t, operator)
+	stopWatchdog()
 	redriveOne(t, operator)
 	discardRest(t, operator)
 	waitBodies(t, operator, 0)
@@ -218,9 +228,44 @@ func TestStoryUnderPermissions(t *testing.T) {
 	if changes, err := streams.Plan(ctx, operator.js, f); err != nil || len(changes) > 0 {
 		t.Errorf("Plan = %v, %v; want nothing to do", changes, err)
 	}
-	for _, u := range []*user{email, producer, archive, operator} {
+	for _, u := range []*user{email, producer, archive, operator, watchdog} {
 		u.clean(t)
 	}
+}
+
+// startWatchdog runs the deadletter service, which sweeps at once and tells the log.
+func startWatchdog(t *testing.T, u *user, f *streams.Fleet) (stop func()) {
+	t.Helper()
+	w, err := watch.New(watch.Config{Gather: 100 * time.Millisecond, Sweep: 200 * time.Millisecond, OrphanSweep: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() {
+		ended <- w.Run(ctx, watch.Deps{JetStream: u.js, Fleet: f, Logger: slog.New(slog.DiscardHandler)}, func(func() error) {})
+	}()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the deadletter service ended with %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// alerted waits until the deadletter service has written down a kind of death.
+func alerted(t *testing.T, operator *user) {
+	t.Helper()
+	s, err := operator.js.Stream(t.Context(), "KV_"+task.AlertsBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "ALERTS holds a kind of death beside the leader", func() bool {
+		info, err := s.Info(t.Context())
+		return err == nil && info.State.NumSubjects > 1
+	})
 }
 
 func publish(t *testing.T, u *user, j job) {

@@ -65,7 +65,8 @@ func (g *guarded) configure(t *testing.T) string {
 // fill makes the topology.
 func (g *guarded) fill(t *testing.T) {
 	t.Helper()
-	if _, err := streams.Apply(t.Context(), g.as(t, streams.OperatorUser).js, g.fleet); err != nil {
+	js := g.as(t, streams.OperatorUser).js
+	if _, err := streams.Apply(t.Context(), js, g.fleet); err != nil {
 		t.Fatal(err)
 	}
 }

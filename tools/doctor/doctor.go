@@ -56,7 +56,7 @@ func Examine(ctx context.Context, o Options) (Report, error) {
 	defer cancel()
 	start := time.Now()
 	s := gather(ctx, o)
-	var r Report
+	r := Report{Findings: []Finding{}, Checks: []Check{}} // for JSON: [] says that there are none
 	for _, c := range checks {
 		findings, line := c.look(s)
 		r.Findings = append(r.Findings, findings...)

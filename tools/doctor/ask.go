@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ type asker struct {
 }
 
 type wait struct {
-	subjects []string // that it publishes to; those that end in "." are prefixes
+	subjects []string // that it publishes to
 	end      context.CancelCauseFunc
 }
 
@@ -61,12 +62,9 @@ func (w *wait) about(subject string) bool {
 	if strings.HasPrefix(subject, "_INBOX") {
 		return true // no answer can be heard
 	}
-	for _, s := range w.subjects {
-		if s == subject || strings.HasSuffix(s, ".") && strings.HasPrefix(subject, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.subjects, func(s string) bool {
+		return s == subject || strings.HasSuffix(s, ".>") && strings.HasPrefix(subject, s[:len(s)-1])
+	})
 }
 
 // deaf returns the subject of answers, when it may not be subscribed to.

@@ -2,7 +2,6 @@ package doctor_test
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -53,7 +53,7 @@ func TestHealthy(t *testing.T) {
 	for _, c := range r.Checks {
 		subjects = append(subjects, c.Subject)
 	}
-	want := "broker clock storage streams cluster topology lanes tasks destinations timers bodies given up"
+	want := "broker clock storage streams cluster topology processes lanes tasks destinations timers bodies given up answers"
 	if got := strings.Join(subjects, " "); got != want {
 		t.Errorf("looked at %q, want %q", got, want)
 	}
@@ -141,7 +141,8 @@ func TestBusy(t *testing.T) {
 	})
 	f.publish(9, hook{})
 	f.inFlight("TASKS_DEFAULT", "webhook", 2)
-	found := first(t, f.examine(), "lane-busy", "default/webhook")
+	r := examine(t, doctor.Options{Fleet: f.Fleet, URL: f.url}) // by its second look, tasks have waited longer than they may
+	found := first(t, r, "lane-busy", "default/webhook")
 	says(t, found, "all slots of default/webhook are taken", "7 tasks wait", "2 in flight", "0 open pulls", "in flight: 2 webhook.deliver", "more processes of webhook")
 }
 
@@ -190,7 +191,7 @@ func TestStreamFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	for err == nil {
-		_, err = c.Publish(t.Context(), hook{URL: rand.Text() + strings.Repeat(rand.Text(), 4000)})
+		_, err = c.Publish(t.Context(), hook{URL: noise(100 << 10)})
 	}
 	if !errors.Is(err, client.ErrFull) {
 		t.Fatalf("Publish = %v, want ErrFull", err)
@@ -288,7 +289,7 @@ func TestTasksFail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, small())
 	f.work("webhook", func(w *worker.Worker) {
-		worker.Handle(w, func(context.Context, hook) error { return errPermanent(errors.New("column total does not exist")) })
+		worker.Handle(w, func(context.Context, hook) error { return retry.Permanent(errors.New("column total does not exist")) })
 	})
 	f.publish(3, hook{})
 	f.holds(task.DeadStream, 3)

@@ -60,9 +60,10 @@ func Examine(ctx context.Context, o Options) (Report, error) {
 	for _, c := range checks {
 		findings, line := c.look(s)
 		r.Findings = append(r.Findings, findings...)
-		if line.Text != "" {
-			line.Subject, line.Findings = c.subject, len(findings)
-			r.Checks = append(r.Checks, line)
+		line.Subject, line.Findings = c.subject, len(findings)
+		r.Checks = append(r.Checks, line)
+		if s.connectErr != nil {
+			break // its line says that nothing else could be looked at
 		}
 	}
 	r.sort()
@@ -86,11 +87,12 @@ var checks = []check{
 	{"streams", lookStreams},
 	{"cluster", lookCluster},
 	{"topology", lookTopology},
+	{"processes", lookProcesses},
 	{"lanes", lookLanes},
 	{"tasks", lookTasks},
 	{"destinations", lookDestinations},
 	{"timers", lookTimers},
 	{"bodies", lookBodies},
 	{"given up", lookAdvisories},
-	{"not seen", lookUnseen},
+	{"answers", lookUnseen},
 }

@@ -146,10 +146,10 @@ func unreachable(all []failure) (group, int) {
 
 // lookDestinations is whether failures have one destination in common.
 func lookDestinations(s *snapshot) ([]Finding, Check) {
-	all := s.failures()
-	if s.connectErr != nil {
-		return nil, Check{}
+	if s.stream(task.RetryStream) == nil && s.stream(task.DeadStream) == nil {
+		return nil, skip("neither RETRY nor DEAD could be read")
 	}
+	all := s.failures()
 	var out []Finding
 	groups := blamed(all)
 	if g, hosts := unreachable(all); hosts > 0 {

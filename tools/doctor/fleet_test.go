@@ -2,6 +2,8 @@ package doctor_test
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -14,7 +16,6 @@ import (
 
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/natstest"
-	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -147,10 +148,10 @@ func (f *fleet) until(what string, is func() bool) {
 	}
 }
 
-// examine lets the doctor look.
+// examine lets the doctor look, twice within a moment that is short for a test's sake.
 func (f *fleet) examine() doctor.Report {
 	f.tb.Helper()
-	return examine(f.tb, doctor.Options{Fleet: f.Fleet, URL: f.url})
+	return examine(f.tb, doctor.Options{Fleet: f.Fleet, URL: f.url, Interval: 200 * time.Millisecond})
 }
 
 func examine(tb testing.TB, o doctor.Options) doctor.Report {
@@ -232,4 +233,9 @@ func fails(text string) func(*worker.Worker) {
 	}
 }
 
-var errPermanent = retry.Permanent
+// noise is text of n bytes that compression does not help.
+func noise(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // it never fails
+	return base64.StdEncoding.EncodeToString(b)[:n]
+}

@@ -138,11 +138,11 @@ func laneName(c streams.Consumer) string {
 	return string(c.Class) + "/" + c.Service
 }
 
-// alive reports whether any worker of the service asks for tasks or gets some, on
-// whatever lane: a process whose slots of one class are all taken still asks for
-// the others, and for retries.
+// alive reports whether any worker of the service announces itself, or asks for
+// tasks or gets some on whatever lane: a process whose slots of one class are all
+// taken still asks for the others, and for retries.
 func (s *snapshot) alive(service string) bool {
-	return slices.ContainsFunc(s.lanes, func(l *laneState) bool {
+	return len(s.presence.of(service)) > 0 || slices.ContainsFunc(s.lanes, func(l *laneState) bool {
 		return l.want.Service == service && (l.pulls() > 0 || l.moved() > 0)
 	})
 }
@@ -169,7 +169,7 @@ func lookLanes(s *snapshot) ([]Finding, Check) {
 		}
 	}
 	if read == 0 {
-		return nil, Check{}
+		return nil, skip("no consumer could be read")
 	}
 	return out, Check{Text: fmt.Sprintf("%d of %d read, %s wait, %s in flight", read, len(s.lanes), tasks(depth), tasks(uint64(held)))}
 }
@@ -211,7 +211,7 @@ func (s *snapshot) nobody(l *laneState) Finding {
 	}
 	switch {
 	case s.alive(service):
-		f = f.seen(fmt.Sprintf("workers of %s ask for tasks of other lanes: none of them serves this one, or all its slots are leaked", service)).
+		f = f.seen(fmt.Sprintf("workers of %s live: none of them serves this lane, or all its slots are leaked", service)).
 			remedy(fmt.Sprintf("drover run %s --class %s   # or without --class and --pool, for all of them", service, l.want.Class))
 	case l.second.NumAckPending > 0:
 		f = f.seen("no lane of "+service+" has an open pull: whoever was handed those in flight has died or hangs").
@@ -235,23 +235,11 @@ func (s *snapshot) paused(l *laneState) Finding {
 	if until := l.second.Config.PauseUntil; until != nil {
 		f = f.seen(fmt.Sprintf("until %s, in %v", until.UTC().Format(time.RFC3339), l.second.PauseRemaining.Round(time.Second)))
 	}
-	if meta := pauseNotes(l.second.Config.Metadata); meta != "" {
-		f = f.seen(meta)
+	if p, ok := s.presence.pause(l.want.Class, l.want.Service); ok {
+		f = f.seen(fmt.Sprintf("paused by %s at %s: %s (bucket FLEET)", plain(cmp.Or(p.By, "somebody")), p.At.UTC().Format(time.RFC3339), plain(cmp.Or(p.Reason, "no reason given"))))
 	}
 	return f.follows("Its tasks wait until it is resumed; so does one whose worker dies meanwhile.").
 		remedy(fmt.Sprintf("drover resume %s/%s", l.want.Class, l.want.Service))
-}
-
-// pauseNotes are what whoever paused a consumer left on it.
-func pauseNotes(meta map[string]string) string {
-	var out []string
-	for k, v := range meta {
-		if strings.Contains(k, "pause") {
-			out = append(out, k+": "+v)
-		}
-	}
-	slices.Sort(out)
-	return strings.Join(out, ", ")
 }
 
 func (s *snapshot) limited(l *laneState) Finding {
@@ -265,6 +253,9 @@ func (s *snapshot) busy(l *laneState) Finding {
 	kinds := kindsOf(l.held)
 	f := find("lane-busy", l.name(), fmt.Sprintf("all slots of %s are taken, and tasks wait for one", l.name()), l.depth()).
 		seen(l.figures(), "in flight: "+kinds+" (direct get, "+l.held.String()+")")
+	if running := s.presence.busy(l.want.Service); running != "" {
+		f = f.seen(running)
+	}
 	slots := l.class.Slots
 	if l.want.Retry {
 		slots = retrySlots(l.class)

@@ -22,7 +22,7 @@ const (
 // lookTimers is whether timers fire, and whether what they fire to is served.
 func lookTimers(s *snapshot) ([]Finding, Check) {
 	if s.stream(task.RetryStream) == nil {
-		return nil, Check{}
+		return nil, skip("RETRY could not be read")
 	}
 	var out []Finding
 	var stuck []backlog.Task
@@ -84,7 +84,7 @@ func (s *snapshot) readBodies(ctx context.Context, js jetstream.JetStream) {
 	for _, l := range s.lanes {
 		all = append(append(all, l.waiting.tasks...), l.held.tasks...)
 	}
-	ctx, done := s.asker.limit(ctx, askLimit, "$JS.API.DIRECT.GET."+bodiesStream+".", "$JS.API.STREAM.MSG.GET."+bodiesStream)
+	ctx, done := s.asker.limit(ctx, askLimit, "$JS.API.DIRECT.GET."+bodiesStream+".>", "$JS.API.STREAM.MSG.GET."+bodiesStream)
 	defer done()
 	asked := map[string]bool{}
 	var store jetstream.ObjectStore
@@ -121,7 +121,7 @@ const maxRef = 1 << 10 // bytes: no body has a longer name, and the broker close
 func lookBodies(s *snapshot) ([]Finding, Check) {
 	info := s.stream(bodiesStream)
 	if info == nil {
-		return nil, Check{}
+		return nil, skip("BODIES could not be read")
 	}
 	text := fmt.Sprintf("%s in BODIES, %d looked up", size(info.State.Bytes), s.bodiesLooked)
 	if len(s.bodies) == 0 {
@@ -138,7 +138,7 @@ func lookBodies(s *snapshot) ([]Finding, Check) {
 func lookAdvisories(s *snapshot) ([]Finding, Check) {
 	info := s.stream(task.AdvisoryStream)
 	if info == nil {
-		return nil, Check{}
+		return nil, skip("ADVISORIES could not be read")
 	}
 	n := info.State.Msgs
 	if n == 0 {
@@ -152,9 +152,6 @@ func lookAdvisories(s *snapshot) ([]Finding, Check) {
 
 // lookUnseen is what could not be looked at, and why.
 func lookUnseen(s *snapshot) ([]Finding, Check) {
-	if s.connectErr != nil {
-		return nil, Check{}
-	}
 	var denied, failed []string
 	note := func(what string, err error) {
 		switch {
@@ -180,8 +177,9 @@ func lookUnseen(s *snapshot) ([]Finding, Check) {
 	note("timers", s.timers.err)
 	note("due retries", s.due.err)
 	note("bodies", s.bodiesErr)
+	note("bucket FLEET", s.presence.err)
 	if len(denied)+len(failed) == 0 {
-		return nil, Check{}
+		return nil, Check{Text: "everything that was asked for was answered"}
 	}
 	f := find("not-seen", s.url, "not everything could be looked at", uint64(len(denied)+len(failed))).
 		follows("What was not looked at may be broken or not.")

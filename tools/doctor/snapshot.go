@@ -38,6 +38,7 @@ type snapshot struct {
 	planErr    error
 	unfit      map[string]error // by service: why it would refuse to start
 
+	presence          presence
 	dead, timers, due sample
 	bodies            []missingBody
 	bodiesLooked      int
@@ -76,7 +77,7 @@ func gather(ctx context.Context, o Options) *snapshot {
 	nc := js.Conn()
 	defer nc.Close()
 	s.asker.nc = nc
-	s.url, s.version, s.cluster = nc.ConnectedUrlRedacted(), nc.ConnectedServerVersion(), nc.ConnectedClusterName()
+	s.url, s.version, s.cluster = parse(nc.ConnectedUrlRedacted()).url, nc.ConnectedServerVersion(), nc.ConnectedClusterName()
 	s.rtt, _ = nc.RTT() // 0 when it cannot be told
 	s.now = time.Now()
 	var wg sync.WaitGroup
@@ -85,6 +86,7 @@ func gather(ctx context.Context, o Options) *snapshot {
 		func() { s.readStreams(ctx, js) },
 		func() { s.readLanes(ctx, js, o.Interval) },
 		func() { s.readPlan(ctx, js) },
+		func() { s.readPresence(ctx, js) },
 	} {
 		wg.Go(f)
 	}
@@ -111,7 +113,11 @@ func (s *snapshot) readAccount(ctx context.Context) {
 const planLimit = 4 * time.Second
 
 func (s *snapshot) readPlan(ctx context.Context, js jetstream.JetStream) {
-	ctx, done := s.asker.limit(ctx, planLimit, "$JS.API.STREAM.INFO.", "$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.LIST.", "$JS.API.CONSUMER.INFO.")
+	needs := []string{"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO." + bodiesStream}
+	for _, c := range s.topology.Streams {
+		needs = append(needs, "$JS.API.STREAM.INFO."+c.Name, "$JS.API.CONSUMER.LIST."+c.Name)
+	}
+	ctx, done := s.asker.limit(ctx, planLimit, needs...)
 	defer done()
 	var mu sync.Mutex
 	var wg sync.WaitGroup

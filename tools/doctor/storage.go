@@ -18,7 +18,7 @@ const (
 // lookStorage is the account's storage, which bounds RETRY, and all streams.
 func lookStorage(s *snapshot) ([]Finding, Check) {
 	if s.account == nil {
-		return nil, Check{}
+		return nil, skip("the account's figures were not told")
 	}
 	used, reserved, limit := storage(s.account)
 	if limit <= 0 {
@@ -104,14 +104,24 @@ func lookStreams(s *snapshot) ([]Finding, Check) {
 			out = append(out, s.silent(st))
 		}
 	}
-	if len(s.streams) == 0 {
-		return nil, Check{}
-	}
 	text := fmt.Sprintf("%d of %d answer", answered, len(s.streams))
+	if gone := s.gone(); gone > 0 {
+		text += fmt.Sprintf(", %d do not exist", gone)
+	}
 	if which != "" {
 		text += fmt.Sprintf("; the fullest is %s with %.0f%%", which, fullest*100)
 	}
 	return out, Check{Text: text}
+}
+
+// gone is how many streams do not exist.
+func (s *snapshot) gone() (n int) {
+	for _, st := range s.streams {
+		if missing(st.err) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *snapshot) room(st streamState) []Finding {

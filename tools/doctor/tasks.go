@@ -56,8 +56,8 @@ func diedAt(t backlog.Task) time.Time {
 
 // lookTasks is whether tasks fail, by kind and reason.
 func lookTasks(s *snapshot) ([]Finding, Check) {
-	if s.connectErr != nil {
-		return nil, Check{}
+	if s.stream(task.RetryStream) == nil || s.stream(task.DeadStream) == nil {
+		return nil, skip("RETRY and DEAD could not both be read")
 	}
 	explained := map[string]bool{} // stored messages that a destination answers for
 	all := s.failures()

@@ -11,8 +11,8 @@ import (
 
 // lookTopology is whether the broker holds what the fleet file says.
 func lookTopology(s *snapshot) ([]Finding, Check) {
-	if s.connectErr != nil || s.planErr != nil {
-		return nil, Check{} // what could not be seen is a finding of lookUnseen
+	if s.planErr != nil { // which is a finding of lookUnseen
+		return nil, skip("not compared with the fleet file: " + plain(s.planErr.Error()))
 	}
 	var out []Finding
 	missing := s.absent()
@@ -56,8 +56,8 @@ func (s *snapshot) absent() *Finding {
 		}
 	}
 	object, wrong := gone[0], gone[0]+" does not exist"
-	switch all := len(s.topology.Streams) + len(s.topology.Consumers) + 1; {
-	case len(gone) == all || len(gone) == len(s.topology.Streams)+1 && s.laneless():
+	switch {
+	case s.gone() == len(s.streams):
 		object, wrong = "topology", "the broker holds nothing of this fleet"
 	case len(gone) > 1:
 		object, wrong = "topology", fmt.Sprintf("%d objects of the fleet do not exist on the broker", len(gone))
@@ -69,10 +69,6 @@ func (s *snapshot) absent() *Finding {
 	f := find("topology-missing", object, wrong, uint64(len(gone))).seen(head(gone, 6)+" (stream and consumer infos)").
 		follows(follows).remedy("drover streams apply", "drover streams plan   # what that would do")
 	return &f
-}
-
-func (s *snapshot) laneless() bool {
-	return !slices.ContainsFunc(s.lanes, func(l *laneState) bool { return l.second != nil })
 }
 
 // harm is what follows from a setting that is not as the fleet wants it; a setting
@@ -95,6 +91,9 @@ var harm = map[string]string{
 	"sources":           "Tasks come from, or go to, another stream, and may run twice.",
 	"subject transform": "Tasks are stored under subjects that no worker has.",
 	"duplicate window":  "A publish that is retried later than that makes a second task.",
+
+	"expiry by message": "Whoever may publish a task can make it vanish unrun.",
+	"deny delete":       "Dead letters cannot be redriven or discarded.",
 
 	"inactive threshold":       "The broker removes the consumer when its workers are away for that long.",
 	"max messages per subject": "A second task with the same subject is refused, or drops the first.",

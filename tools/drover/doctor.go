@@ -79,8 +79,11 @@ func (a *App) diagnosis(r doctor.Report) {
 	a.printf("\nlooked at in %s\n", screen.Span(time.Duration(r.Took*float64(time.Second))))
 	for _, c := range r.Checks {
 		mark := style.Good("ok")
-		if c.Findings > 0 {
+		switch {
+		case c.Findings > 0:
 			mark = style.Odd("! ")
+		case c.Skipped:
+			mark = style.Dim("- ")
 		}
 		a.printf("%s%s  %-*s  %s\n", indent, mark, subjectWidth, c.Subject, c.Text)
 	}

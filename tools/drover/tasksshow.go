@@ -108,7 +108,8 @@ func went(searched []backlog.Searched) string {
 }
 
 func taskStoryOf(ctx context.Context, js jetstream.JetStream, t backlog.Task) taskStory {
-	s := taskStory{taskState: taskStateOf(t), Headers: t.Stored.Header, Failures: t.Errors}
+	s := taskStory{taskState: taskStateOf(t), Headers: nats.Header{}, Failures: append([]task.Failure{}, t.Errors...)}
+	maps.Copy(s.Headers, t.Stored.Header)
 	args, err := t.Arguments(ctx, js)
 	if err != nil {
 		s.BodyError, s.Body = err.Error(), t.Stored.Data

@@ -86,6 +86,11 @@ func (a *asker) limit(ctx context.Context, d time.Duration, subjects ...string) 
 	w := &wait{subjects, end}
 	a.mu.Lock()
 	a.waits[w] = true
+	for s := range a.denied { // it says so once of the inbox
+		if w.about(s) {
+			end(fmt.Errorf("%w: %s", errDenied, s))
+		}
+	}
 	a.mu.Unlock()
 	return ctx, func() {
 		a.mu.Lock()

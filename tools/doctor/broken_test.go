@@ -3,11 +3,11 @@ package doctor_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -303,7 +303,7 @@ func TestDeadLetters(t *testing.T) {
 	old := time.Now().Add(-3 * time.Hour)
 	for i := range 4 {
 		f.bury(task.State{
-			Subject: task.Subject{Class: task.Default, Service: "webhook", Action: "deliver"}, ID: fmt.Sprint(i), Attempt: 5,
+			Subject: task.Subject{Class: task.Default, Service: "webhook", Action: "deliver"}, ID: strconv.Itoa(i), Attempt: 5,
 			DiedAt: old, Reason: task.Failed, Errors: []task.Failure{{Attempt: 5, At: old, Error: "connection refused by api.example.com"}},
 		}, nil)
 	}

@@ -118,7 +118,7 @@ func classify(err error, targets []target, host Host, object string) Finding {
 		errs = append(errs, t.err)
 	}
 	all := errors.Join(errs...)
-	listens := anyTarget(targets, func(t target) bool { return t.err == nil })
+	listens := slices.ContainsFunc(targets, func(t target) bool { return t.err == nil })
 	timeout := slices.ContainsFunc(errs, isTimeout)
 	sign := host.container()
 	switch {
@@ -132,7 +132,7 @@ func classify(err error, targets []target, host Host, object string) Finding {
 	case anyError(err, nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired):
 		return find("broker-credentials", object, "the broker is there and refuses these credentials", 0).
 			remedy("name credentials with --creds FILE or --nkey FILE, or DROVER_CREDS or DROVER_NKEY", "if they are the right ones: see whether they have expired or the account is gone")
-	case !listens && sign != "" && anyTarget(targets, func(t target) bool { return loopback(t.host) }):
+	case !listens && sign != "" && slices.ContainsFunc(targets, func(t target) bool { return loopback(t.host) }):
 		return find("broker-localhost", object, "this is a container, and localhost is the container itself: no broker is in it", 0).
 			seen(sign).
 			remedy("DROVER_NATS_URL=nats://nats:4222   # the broker's name on the network of the containers",
@@ -159,22 +159,8 @@ func classify(err error, targets []target, host Host, object string) Finding {
 	return find("broker-unreachable", object, "the broker cannot be connected to", 0).remedy("look at the evidence and the log of nats-server")
 }
 
-func anyTarget(targets []target, is func(target) bool) bool {
-	for _, t := range targets {
-		if is(t) {
-			return true
-		}
-	}
-	return false
-}
-
 func anyError(err error, targets ...error) bool {
-	for _, t := range targets {
-		if errors.Is(err, t) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 }
 
 func isTimeout(err error) bool {

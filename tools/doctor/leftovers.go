@@ -190,7 +190,7 @@ func lookUnseen(s *snapshot) ([]Finding, Check) {
 	if len(failed) > 0 {
 		f = f.seen("no answer: " + head(failed, 6)).remedy("drover doctor --timeout 30s")
 	}
-	return []Finding{f}, Check{Text: some(uint64(len(denied)), "thing", "things") + " not allowed, " + fmt.Sprint(len(failed)) + " without an answer"}
+	return []Finding{f}, Check{Text: fmt.Sprintf("%s not allowed, %d without an answer", some(uint64(len(denied)), "thing", "things"), len(failed))}
 }
 
 func isSilent(err error) bool {

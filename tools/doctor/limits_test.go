@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ accounts { FLEET { jetstream: {max_file: 30MB}, users: [{user: ops, password: pw
 	subject := task.Subject{Class: task.Default, Service: "webhook", Action: "deliver"}
 	var err error
 	for i := 0; err == nil; i++ {
-		_, err = f.js.Publish(t.Context(), subject.RetryReady(fmt.Sprint(i)), make([]byte, 900<<10))
+		_, err = f.js.Publish(t.Context(), subject.RetryReady(strconv.Itoa(i)), make([]byte, 900<<10))
 	}
 	if _, refused := errors.AsType[*jetstream.APIError](err); !refused {
 		t.Fatalf("Publish = %v, want a refusal of the broker", err)

@@ -142,8 +142,9 @@ func (s *snapshot) died(d deaths) (Finding, bool) {
 		return find("expired", kind, fmt.Sprintf("tasks of %s pass their deadline before they start", kind), n).seen(s.pace(d.all)).
 			follows("They are not run.").
 			remedy("drover lanes   # why do they wait?", redrive+"   # if they are still worth doing"), true
+	default: // failed and permanent are grouped with those that wait for a retry
+		return Finding{}, false
 	}
-	return Finding{}, false // failed and permanent are grouped with those that wait for a retry
 }
 
 // fails is a kind whose failures no destination explains.

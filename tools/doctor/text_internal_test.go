@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -112,7 +111,7 @@ func TestDiagnose(t *testing.T) {
 func TestProbeHidesPasswords(t *testing.T) {
 	t.Parallel()
 	for _, u := range []string{"nats://user:hunter2@127.0.0.1:1", "user:hunter2@127.0.0.1:1", "nats://%zz:hunter2@x"} {
-		for _, one := range probe(context.Background(), u) {
+		for _, one := range probe(t.Context(), u) {
 			if text := fmt.Sprint(one); strings.Contains(text, "hunter2") {
 				t.Errorf("probe(%q) shows %q", u, text)
 			}

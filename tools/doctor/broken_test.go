@@ -27,7 +27,7 @@ import (
 func TestHealthy(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, streams.Default())
-	done := make(chan bool, 20)
+	done := make(chan bool, 100_000) // more than there will be
 	f.work("email", func(w *worker.Worker) {
 		worker.Handle(w, func(context.Context, mail) error {
 			done <- true
@@ -42,6 +42,7 @@ func TestHealthy(t *testing.T) {
 	})
 	f.publish(10, mail{})
 	f.publish(10, hook{}, client.Class(task.Urgent))
+	f.trickle(mail{})
 	for range 20 {
 		<-done
 	}
@@ -112,7 +113,11 @@ func TestBrokerNotNATS(t *testing.T) {
 				wg.Wait()
 			})
 			url := "nats://" + l.Addr().String()
-			first(t, examine(t, doctor.Options{Fleet: small(), URL: url}), tt.first, url)
+			start := time.Now()
+			first(t, examine(t, doctor.Options{Fleet: small(), URL: url, Limit: time.Second}), tt.first, url)
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("Examine took %v, want about the limit of 1s", took)
+			}
 		})
 	}
 }

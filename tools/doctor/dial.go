@@ -22,17 +22,19 @@ import (
 )
 
 const (
-	connectLimit = 3 * time.Second // for all of it
+	connectLimit = 4 * time.Second // for all of it
 	probeLimit   = time.Second     // for one address, when connecting has failed
 )
 
 // dial connects as the fleet's programs do.
 func dial(ctx context.Context, o Options, a *asker) (jetstream.JetStream, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectLimit, errSilent)
+	limit := min(connectLimit, o.Limit/2)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSilent)
 	defer cancel()
+	each := limit / 2 / time.Duration(1+strings.Count(o.URL, ",")) // nats.go tries them one after the other
 	return broker.Connect(ctx, broker.Options{
 		URL: o.URL, Name: "drover-doctor", Creds: o.Creds, NKey: o.NKey, Logger: slog.New(slog.DiscardHandler),
-		Extra: []nats.Option{nats.Timeout(connectLimit - probeLimit), nats.ErrorHandler(a.complain)},
+		Extra: []nats.Option{nats.Timeout(each), nats.ErrorHandler(a.complain)},
 	})
 }
 

@@ -119,6 +119,32 @@ func (f *fleet) publish(n int, args task.Args, opts ...client.PublishOption) {
 	}
 }
 
+// trickle publishes a task every few milliseconds until the test ends.
+func (f *fleet) trickle(args task.Args) {
+	f.tb.Helper()
+	c, err := client.New(f.js)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if _, err := c.Publish(ctx, args); err != nil && ctx.Err() == nil {
+				f.tb.Errorf("Publish = %v", err)
+				return
+			}
+			<-tick.C
+		}
+	})
+	f.tb.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+}
+
 // holds waits until a stream holds n messages.
 func (f *fleet) holds(stream string, n uint64) {
 	f.tb.Helper()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -92,6 +93,7 @@ func average(i *jetstream.StreamInfo) uint64 {
 func lookStreams(s *snapshot) ([]Finding, Check) {
 	var out []Finding
 	answered, fullest, which := 0, 0.0, ""
+	var silent []string
 	for _, st := range s.streams {
 		switch {
 		case st.info != nil:
@@ -101,8 +103,11 @@ func lookStreams(s *snapshot) ([]Finding, Check) {
 			}
 			out = append(out, s.room(st)...)
 		case isSilent(st.err):
-			out = append(out, s.silent(st))
+			silent = append(silent, st.name)
 		}
+	}
+	if silent != nil {
+		out = append(out, s.silent(silent))
 	}
 	text := fmt.Sprintf("%d of %d answer", answered, len(s.streams))
 	if gone := s.gone(); gone > 0 {
@@ -176,12 +181,20 @@ func (s *snapshot) whenFull(name string) (follows string, remedy []string) {
 	return "publishing to this class is refused with an error; what is stored is kept, and other classes go on.", remedy
 }
 
-func (s *snapshot) silent(st streamState) Finding {
-	f := find("stream-silent", "stream "+st.name, st.name+" does not answer: it has no leader", 0).
-		seen(fmt.Sprintf("no answer to its info within %v, while the broker answers in %v", askLimit, s.rtt)).
-		follows("Nothing is stored in it or delivered from it until it has one again.")
+// silent is one finding for all streams that do not answer.
+func (s *snapshot) silent(names []string) Finding {
+	object, wrong := "stream "+names[0], names[0]+" does not answer: it has no leader"
+	if len(names) > 1 {
+		object, wrong = "streams", fmt.Sprintf("%d of %d streams do not answer: they have no leader", len(names), len(s.streams))
+	}
+	if s.cluster != "" && isSilent(s.accountErr) {
+		object, wrong = "cluster "+s.cluster, "the broker's cluster has no quorum: half of its nodes or more are gone"
+	}
+	f := find("stream-silent", object, wrong, uint64(len(names))).
+		seen(fmt.Sprintf("%s: no answer to stream infos within %v, while the broker answers in %v", head(names, 6), askLimit, s.rtt.Round(10*time.Microsecond))).
+		follows("Nothing is stored in them or delivered from them until there is a leader again; what they hold is kept.")
 	if s.cluster == "" {
-		return f.remedy("look at the log of nats-server for "+st.name, "nats server check stream --stream "+st.name)
+		return f.remedy("nats server check stream --stream "+names[0], "look at the log of nats-server for "+names[0])
 	}
 	return f.remedy("nats server report jetstream   # which nodes are down: more than half of a stream's replicas must live",
 		"start the nodes that are down; an election takes 6 to 8 s")

@@ -301,6 +301,20 @@ func TestTasksFail(t *testing.T) {
 	says(t, first(t, f.examine(), "tasks-fail", "webhook.deliver"), "column total does not exist", "3 are dead", "drover dead ls --kind webhook.deliver")
 }
 
+// A destination asks to be called less often: its tasks are put off, and none fails.
+func TestPutOff(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, small())
+	f.work("webhook", func(w *worker.Worker) {
+		worker.Handle(w, func(context.Context, hook) error {
+			return retry.After(time.Hour, errors.New("https://api.example.com: answered 429"))
+		})
+	})
+	f.publish(7, hook{})
+	f.holds(task.RetryStream, 7)
+	says(t, first(t, f.examine(), "put-off", "webhook.deliver"), "7 tasks in RETRY are put off", "without burning attempts")
+}
+
 // What died long ago waits for somebody, and is no failure of now.
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()

@@ -88,6 +88,7 @@ func TestDiagnose(t *testing.T) {
 		{"it hangs", "nats://10.0.0.7", unreachable(timeout), nil, Host{}, "broker-timeout"},
 		{"another protocol", "nats://10.0.0.7:80", unreachable(nats.ErrNoInfoReceived), nil, Host{}, "broker-not-nats"},
 		{"TLS", "tls://10.0.0.7", unreachable(x509.UnknownAuthorityError{}), nil, Host{}, "broker-tls"},
+		{"TLS with a broker at localhost of a container", "tls://localhost", unreachable(x509.UnknownAuthorityError{}), nil, container, "broker-tls"},
 		{"wants TLS", "nats://10.0.0.7", unreachable(nats.ErrSecureConnRequired), nil, Host{}, "broker-tls"},
 		{"expired", "nats://10.0.0.7", unreachable(nats.ErrAuthExpired), nil, Host{}, "broker-credentials"},
 		{"old", "nats://10.0.0.7", fmt.Errorf("%w: 2.9", broker.ErrTooOld), nil, Host{}, "broker-too-old"},

@@ -50,6 +50,7 @@ func TestBlame(t *testing.T) {
 		{"two kinds, one destination", []string{"3 pdf.make https://a.example.com: answered 503", "3 pdf.send https://a.example.com: answered 502"}, "destination a.example.com"},
 		{"two destinations", []string{"9 pdf.make https://a.example.com: answered 503", "12 pdf.send https://b.example.com: answered 429"}, "destination b.example.com, destination a.example.com"},
 		{"the network", []string{"3 pdf.make https://a.example.com: " + refused, "3 pdf.make https://b.example.com: no such host", "3 pdf.send https://c.example.com: i/o timeout"}, "network network"},
+		{"two that are down", []string{"6 pdf.make https://a.example.com: " + refused, "5 pdf.send https://b.example.com: " + refused}, "destination a.example.com, destination b.example.com"},
 		{"one of three that are down", []string{"30 pdf.make https://a.example.com: " + refused, "1 pdf.make https://b.example.com: " + refused, "1 pdf.make https://c.example.com: " + refused}, "destination a.example.com"},
 		{"no destination", []string{"9 pdf.make nil map"}, "tasks-fail pdf.make"},
 	} {

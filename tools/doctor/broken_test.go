@@ -230,7 +230,7 @@ func TestDrift(t *testing.T) {
 			change: func(ctx context.Context, f *fleet) error {
 				return f.reconfigure(ctx, func(c *jetstream.ConsumerConfig) { c.AckWait = time.Second })
 			},
-			says: []string{"its ack wait is not", "the broker has 1s, the fleet file wants 30s", "runs twice", "refuse to start", "drover streams apply"},
+			says: []string{"its ack wait is not", "the broker has 1 s, the fleet file wants 30 s", "runs twice", "refuse to start", "drover streams apply"},
 		},
 		{
 			name: "nothing", first: "topology-missing", object: "topology",

@@ -187,7 +187,7 @@ func TestStrays(t *testing.T) {
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, small())
-	kv, err := f.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "FLEET"})
+	kv, err := f.js.KeyValue(t.Context(), task.FleetBucket)
 	if err != nil {
 		t.Fatal(err)
 	}

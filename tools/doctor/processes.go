@@ -60,7 +60,7 @@ type pause struct {
 }
 
 const (
-	fleetStream = "KV_FLEET"
+	fleetStream = "KV_" + task.FleetBucket
 	fleetLimit  = 1000 // entries that are read
 	settling    = 30 * time.Second
 )
@@ -87,7 +87,7 @@ func (s *snapshot) readPresence(ctx context.Context, js jetstream.JetStream) {
 		if len(m.Data) == 0 { // the marker of what was deleted
 			continue
 		}
-		switch key, _ := strings.CutPrefix(m.Subject, "$KV.FLEET."); {
+		switch key, _ := strings.CutPrefix(m.Subject, "$KV."+task.FleetBucket+"."); {
 		case strings.HasPrefix(key, "process."):
 			var x process
 			if json.Unmarshal(m.Data, &x) == nil { // what another version wrote says less, and harms nothing

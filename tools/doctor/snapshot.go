@@ -32,7 +32,7 @@ type snapshot struct {
 
 	account    *jetstream.AccountInfo
 	accountErr error
-	streams    []streamState // as in topology, and the stream behind BODIES
+	streams    []streamState // as in topology, and those behind its buckets
 	lanes      []*laneState  // as in topology
 	plan       []streams.Change
 	planErr    error
@@ -117,6 +117,9 @@ func (s *snapshot) readPlan(ctx context.Context, js jetstream.JetStream) {
 	for _, c := range s.topology.Streams {
 		needs = append(needs, "$JS.API.STREAM.INFO."+c.Name, "$JS.API.CONSUMER.LIST."+c.Name)
 	}
+	for _, b := range s.topology.Buckets {
+		needs = append(needs, "$JS.API.STREAM.INFO.KV_"+b.Bucket)
+	}
 	ctx, done := s.asker.limit(ctx, planLimit, needs...)
 	defer done()
 	var mu sync.Mutex
@@ -150,6 +153,9 @@ func (s *snapshot) readStreams(ctx context.Context, js jetstream.JetStream) {
 		s.streams = append(s.streams, streamState{name: c.Name})
 	}
 	s.streams = append(s.streams, streamState{name: bodiesStream})
+	for _, b := range s.topology.Buckets {
+		s.streams = append(s.streams, streamState{name: "KV_" + b.Bucket})
+	}
 	var clocks clocks
 	var wg sync.WaitGroup
 	for i := range s.streams {

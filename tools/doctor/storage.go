@@ -166,7 +166,6 @@ func (s *snapshot) whenFull(name string) (follows string, remedy []string) {
 		return "tasks with a body above 256 KiB are refused.",
 			[]string{"raise bodies.max_bytes in the fleet file, then: drover streams apply", "drover dead ls   # dead letters keep their bodies"}
 	}
-	remedy = []string{}
 	for _, c := range s.fleet.Classes {
 		if c.Name.Stream() != name {
 			continue
@@ -176,9 +175,10 @@ func (s *snapshot) whenFull(name string) (follows string, remedy []string) {
 				remedy = append(remedy, "drover run "+l.want.Service+"   # more workers, if it waits for them: drover lanes")
 			}
 		}
-		remedy = append(remedy, "raise max_bytes of class "+string(c.Name)+" in the fleet file, then: drover streams apply")
+		return "publishing to this class is refused with an error; what is stored is kept, and other classes go on.",
+			append(remedy, "raise max_bytes of class "+string(c.Name)+" in the fleet file, then: drover streams apply")
 	}
-	return "publishing to this class is refused with an error; what is stored is kept, and other classes go on.", remedy
+	return "what is to be written to it is refused; tasks are not touched.", []string{"nats stream info " + name, "drover streams plan"}
 }
 
 // silent is one finding for all streams that do not answer.

@@ -24,7 +24,8 @@ func lookTopology(s *snapshot) ([]Finding, Check) {
 		case streams.Create:
 		case streams.Extra:
 			out = append(out, find("topology-extra", c.Object, c.Object+" is not in the fleet file", 1).
-				seen(c.Note).follows("Nothing, as long as nobody relies on it; its limits count against the account's.").remedy("drover streams plan   # "+c.Note))
+				seen(c.Note).follows("Nothing, as long as nobody relies on it; its limits count against the account's.").
+				remedy(append(slices.Clone(c.Do), "drover streams plan")...))
 		default:
 			out = append(out, s.differs(c))
 		}
@@ -124,7 +125,7 @@ func (s *snapshot) differs(c streams.Change) Finding {
 			f = f.seen(c.Note)
 			f.Wrong = c.Object + " is in the way of the fleet file"
 		}
-		return f.remedy(c.Note)
+		return f.remedy(append(slices.Clone(c.Do), "drover streams apply   # "+plain(c.Note))...)
 	}
 	return f.remedy("drover streams apply", "or put what the broker has into the fleet file, if that is meant")
 }

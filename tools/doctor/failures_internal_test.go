@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func sick(t *testing.T, lines ...string) *snapshot {
 		_, text, _ := strings.Cut(l, kind+" ")
 		for range n {
 			x := backlog.Task{State: task.State{
-				Subject: task.Subject{Class: task.Slow, Service: service, Action: action}, ID: fmt.Sprint(len(s.timers.tasks)), Attempt: 1, Reason: task.Retried,
+				Subject: task.Subject{Class: task.Slow, Service: service, Action: action}, ID: strconv.Itoa(len(s.timers.tasks)), Attempt: 1, Reason: task.Retried,
 				Errors: []task.Failure{{Attempt: 1, At: at.Add(-time.Minute), Error: text}},
 			}, Place: backlog.Timer, DueAt: at.Add(time.Minute), Stored: backlog.Message{Stream: task.RetryStream, Sequence: uint64(len(s.timers.tasks) + 1)}}
 			s.timers.tasks = append(s.timers.tasks, x)

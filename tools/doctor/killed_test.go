@@ -45,7 +45,7 @@ func workerMain() int {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	})
-	fmt.Println("ready") //nolint:forbidigo // it is the protocol of Spawn
+	fmt.Println("ready")
 	if err := w.Run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

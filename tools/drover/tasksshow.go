@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -171,7 +172,7 @@ func (a *App) tellTask(t backlog.Task, s taskStory) {
 	}
 	a.printf("\nArguments\n")
 	if s.BodyError != "" {
-		a.printf("%s%s\n%s%s\n", indent, screen.Plain(s.BodyError), indent, peek(t.Stored.Data))
+		a.printf("%s%s\n%s", indent, screen.Plain(s.BodyError), dump(t.Stored.Data))
 		return
 	}
 	text, err := json.MarshalIndent(s.Arguments, indent, "  ")
@@ -179,4 +180,29 @@ func (a *App) tellTask(t backlog.Task, s taskStory) {
 		text = []byte(err.Error())
 	}
 	a.printf("%s%s\n", indent, printable(string(text)))
+}
+
+// jsonable replaces what msgpack has and JSON has not.
+func jsonable(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[k] = jsonable(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = jsonable(e)
+		}
+		return out
+	case float32:
+		return jsonable(float64(v))
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Sprint(v)
+		}
+	}
+	return v
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/doctor"
 	"github.com/droverhq/drover/tools/keyring"
 	"github.com/droverhq/drover/tools/supervise"
 )
@@ -109,14 +110,21 @@ func TestKeys(t *testing.T) {
 		"`streams plan`, `streams apply`": streams.Change{},
 		"`keys`":                          keyring.Key{},
 		"`version`":                       versions{},
+		"`tasks ls`":                      taskState{},
+		"`tasks show`":                    taskStory{},
+		"`doctor`":                        doctor.Report{},
+		"`doctor`: each of `findings`":    doctor.Finding{},
+		"`doctor`: each of `checks`":      doctor.Check{},
 		"`up`: each of `processes`":       supervise.Process{},
 		"`up`: each of `lanes`":           supervise.Share{},
 		"`demo`":                          demo.Report{},
 		"`bench`":                         bench.Report{},
 	} {
 		got, ok := rows[verb]
-		if rest, inherits := strings.CutPrefix(got, "those of `dead ls`, "); inherits {
-			got = rows["`dead ls`"] + " " + rest
+		for _, of := range []string{"`dead ls`", "`tasks ls`"} {
+			if rest, inherits := strings.CutPrefix(got, "those of "+of+", "); inherits {
+				got = rows[of] + " " + rest
+			}
 		}
 		if want := strings.Join(keys(reflect.TypeOf(v)), " "); !ok || got != want {
 			t.Errorf("%s, keys of %s (-written +documented):\n%s", commandsPage, verb, cmp.Diff(want, got))
@@ -167,7 +175,7 @@ func TestExitCodes(t *testing.T) {
 	if diff := cmp.Diff(plain(help), plain(page)); diff != "" {
 		t.Errorf("exit codes (-help +%s):\n%s", commandsPage, diff)
 	}
-	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitChanges, exitInterrupted} {
+	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitChanges, exitFindings, exitInterrupted} {
 		if _, ok := help[strconv.Itoa(c)]; !ok {
 			t.Errorf("exit code %d is not explained", c)
 		}

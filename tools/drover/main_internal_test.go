@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "looks": looks, "collector": collector,
+			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "timers": timers, "looks": looks, "collector": collector,
 			"bury": bury, "forget": forget, "listen": listen,
 		},
 		RequireExplicitExec: true,
@@ -212,6 +212,29 @@ func forget(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: forget STREAM")
 	}
 	ts.Check(brokerOf(ts).DeleteStream(context.Background(), args[0]))
+}
+
+// timers N waits until N retries are on timers and nothing else is under way.
+func timers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: timers N")
+	}
+	n, err := strconv.ParseUint(args[0], 10, 64)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		retries, err := brokerOf(ts).Stream(ctx, task.RetryStream)
+		ts.Check(err)
+		live, err := brokerOf(ts).Stream(ctx, task.Default.Stream())
+		ts.Check(err)
+		if retries.CachedInfo().State.Msgs == n && live.CachedInfo().State.Msgs == 0 {
+			return
+		}
+		<-tick.C
+	}
 }
 
 // looks N waits until lanes were read N times more.

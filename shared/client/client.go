@@ -20,7 +20,8 @@ type Client struct {
 	js       jetstream.JetStream
 	nc       *nats.Conn
 	tracer   trace.Tracer
-	noLookup atomic.Bool // this connection may not ask which streams there are
+	noLookup atomic.Bool  // this connection may not ask which streams there are
+	left     atomic.Int64 // when it last left a node that served nothing; ns since 1970
 }
 
 // New returns a client that publishes over js. It talks to no one.

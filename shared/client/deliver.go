@@ -24,6 +24,7 @@ const (
 	longestPause  = time.Second
 	electionLimit = 10 * time.Second // an election takes 6 to 8 s
 	lookupLimit   = time.Second      // for asking which stream takes a subject
+	leaveEvery    = 30 * time.Second // between two changes of the node
 
 	// The broker knows an id for ten minutes in a class's stream, and for two in
 	// an object store; clocks and queues take some of that.
@@ -143,7 +144,8 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 // missing is asked when nobody listens on m's subject. It returns an error
 // wrapping [ErrNoStream] if no stream takes the subject, and nil if one does and
 // its leader is being elected. A connection that may not ask finds out by waiting
-// longer than an election takes.
+// longer than an election takes; one whose question is not answered as long goes
+// to another node.
 func (c *Client) missing(ctx context.Context, m *message) error {
 	if m.silent.IsZero() {
 		m.silent = time.Now()
@@ -161,12 +163,35 @@ func (c *Client) missing(ctx context.Context, m *message) error {
 			return noStream(m.Subject)
 		case denied(c.nc, complaint, lookupSubject(c.js)) != nil:
 			c.noLookup.Store(true)
+		case leaderless(err):
+			if time.Since(m.silent) > electionLimit {
+				c.leave()
+			}
+			return nil
 		}
 	}
 	if time.Since(m.silent) > electionLimit {
 		return noStream(m.Subject)
 	}
 	return nil
+}
+
+// leaderless reports whether a question to the broker found nobody who leads the
+// cluster, as far as its node knows.
+func leaderless(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeUnavailable || errors.Is(err, context.DeadlineExceeded)
+}
+
+// leave goes to another node of the broker, if the connection knows of one. A node
+// that is cut off from the others keeps its clients and answers their pings, so
+// that nothing else would end the connection.
+func (c *Client) leave() {
+	now := time.Now().UnixNano()
+	before := c.left.Load()
+	if len(c.nc.Servers()) > 1 && now-before > int64(leaveEvery) && c.left.CompareAndSwap(before, now) {
+		_ = c.nc.ForceReconnect() // it fails when the connection is closed, and the next try says so
+	}
 }
 
 func lookupSubject(js jetstream.JetStream) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -89,11 +90,13 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 
 // api is the subject of a JetStream API call under the prefix of the account.
 func (l *lane) api(call string) string {
-	prefix := l.w.js.Options().APIPrefix
-	if prefix == "" {
-		prefix = "$JS.API."
+	switch o := l.w.js.Options(); {
+	case o.Domain != "":
+		return "$JS." + o.Domain + ".API." + call
+	case o.APIPrefix != "":
+		return strings.TrimSuffix(o.APIPrefix, ".") + "." + call
 	}
-	return prefix + call
+	return "$JS.API." + call
 }
 
 // arrive takes what the broker sends for a pull: a delivery, or its status.

@@ -49,6 +49,9 @@ func newStand(t *testing.T, whole jetstream.JetStream, got func(*nats.Msg)) *sta
 					Header: nats.Header{"Nats-Msg-Id": {"a"}, "Task-Subject": {"tasks.default.test.note"}}, Data: []byte{0x80},
 				})
 			}
+			time.AfterFunc(2*time.Second, func() { // the end of the pull; an error means the end of the test
+				_ = whole.Conn().PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{"Status": {"408"}}})
+			})
 		},
 	} {
 		if _, err := whole.Conn().Subscribe(subject, answer); err != nil {

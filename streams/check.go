@@ -51,7 +51,7 @@ func Inspect(ctx context.Context, js jetstream.JetStream, fleet *Fleet, service 
 	if err := checkBroker(js); err != nil {
 		return nil, fmt.Errorf("check streams for %s: %w", service, err)
 	}
-	ctx, release := broker.Guard(ctx, js.Conn(), func(subject string) bool { return strings.HasPrefix(subject, apiPrefix(js)) })
+	ctx, release := broker.Guard(ctx, js.Conn(), func(subject string) bool { return strings.HasPrefix(subject, broker.API(js, "")) })
 	defer release()
 	var f findings
 	if err := f.drift(ctx, js, need); err != nil {

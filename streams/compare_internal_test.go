@@ -3,10 +3,7 @@ package streams
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/droverhq/drover/shared/natstest"
 )
 
 func TestCovers(t *testing.T) {
@@ -66,25 +63,5 @@ func TestCompareCarriesOver(t *testing.T) {
 		if again, _, _ := compare(streamAttrs(), merged, want); len(again) > 0 {
 			t.Errorf("%s: still differs: %v", want.Name, again)
 		}
-	}
-}
-
-func TestAPIPrefix(t *testing.T) {
-	t.Parallel()
-	nc := natstest.JetStream(t).Conn()
-	made := func(js jetstream.JetStream, err error) string {
-		if err != nil {
-			t.Fatal(err)
-		}
-		return apiPrefix(js)
-	}
-	got := []string{
-		made(jetstream.New(nc)),
-		made(jetstream.NewWithDomain(nc, "hub")),
-		made(jetstream.NewWithAPIPrefix(nc, "other")),
-		made(jetstream.NewWithAPIPrefix(nc, "other.")),
-	}
-	if d := cmp.Diff([]string{"$JS.API.", "$JS.hub.API.", "other.", "other."}, got); d != "" {
-		t.Errorf("apiPrefix (-want +got):\n%s", d)
 	}
 }

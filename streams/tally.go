@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
 )
 
 // found is how many messages of a stream match a filter, and when the first of
@@ -57,7 +58,7 @@ func batch(ctx context.Context, js jetstream.JetStream, stream, filter string, f
 		return found{}, err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, and then it is gone
-	if err := nc.PublishRequest(apiPrefix(js)+"DIRECT.GET."+stream, inbox, req); err != nil {
+	if err := nc.PublishRequest(broker.API(js, "DIRECT.GET."+stream), inbox, req); err != nil {
 		return found{}, err
 	}
 	var f found
@@ -98,16 +99,4 @@ func last(h nats.Header, name string) string {
 		return ""
 	}
 	return v[len(v)-1]
-}
-
-// apiPrefix is what the subjects of the JetStream API start with for js.
-func apiPrefix(js jetstream.JetStream) string {
-	o := js.Options()
-	switch {
-	case o.Domain != "":
-		return "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		return strings.TrimSuffix(o.APIPrefix, ".") + "."
-	}
-	return "$JS.API."
 }

@@ -5,20 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
 const tryLimit = 5 * time.Second // of one request to the broker
 
-// broker asks the leaders of streams. Direct get, which nats.go prefers, may be
+// leaders asks those of the streams. Direct get, which nats.go prefers, may be
 // answered by a replica that is behind; what changes something must not rely on it.
-type broker struct{ js jetstream.JetStream }
+type leaders struct{ js jetstream.JetStream }
 
 // message is one stored message.
 type message struct {
@@ -33,21 +33,14 @@ type message struct {
 // errGone says that a message is not in its stream any more.
 var errGone = errors.New("the message is gone")
 
-func (b broker) call(ctx context.Context, function string, req, resp any) error {
+func (b leaders) call(ctx context.Context, function string, req, resp any) error {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	body, err := json.Marshal(req)
 	if err != nil {
 		return err
 	}
-	prefix := jetstream.DefaultAPIPrefix
-	switch o := b.js.Options(); {
-	case o.Domain != "":
-		prefix = "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		prefix = strings.TrimSuffix(o.APIPrefix, ".") + "."
-	}
-	m, err := b.js.Conn().RequestWithContext(ctx, prefix+function, body)
+	m, err := b.js.Conn().RequestWithContext(ctx, broker.API(b.js, function), body)
 	if err != nil {
 		return err
 	}
@@ -68,7 +61,7 @@ func (b broker) call(ctx context.Context, function string, req, resp any) error 
 
 // at returns the message with this sequence, as the leader of the stream has it,
 // or errGone.
-func (b broker) at(ctx context.Context, stream string, sequence uint64) (*message, error) {
+func (b leaders) at(ctx context.Context, stream string, sequence uint64) (*message, error) {
 	m, err := b.get(ctx, stream, map[string]any{"seq": sequence})
 	if err != nil && !errors.Is(err, errGone) {
 		return nil, fmt.Errorf("read %s %d: %w", stream, sequence, err)
@@ -78,7 +71,7 @@ func (b broker) at(ctx context.Context, stream string, sequence uint64) (*messag
 
 // last returns the last message of a subject, as the leader of the stream has it,
 // or errGone.
-func (b broker) last(ctx context.Context, stream, subject string) (*message, error) {
+func (b leaders) last(ctx context.Context, stream, subject string) (*message, error) {
 	m, err := b.get(ctx, stream, map[string]any{"last_by_subj": subject})
 	if err != nil && !errors.Is(err, errGone) {
 		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
@@ -86,7 +79,7 @@ func (b broker) last(ctx context.Context, stream, subject string) (*message, err
 	return m, err
 }
 
-func (b broker) get(ctx context.Context, stream string, req any) (*message, error) {
+func (b leaders) get(ctx context.Context, stream string, req any) (*message, error) {
 	var resp struct {
 		Message struct {
 			Subject  string    `json:"subject"`
@@ -109,7 +102,7 @@ func (b broker) get(ctx context.Context, stream string, req any) (*message, erro
 }
 
 // remove deletes one message. One that is gone already is no error.
-func (b broker) remove(ctx context.Context, stream string, sequence uint64) error {
+func (b leaders) remove(ctx context.Context, stream string, sequence uint64) error {
 	var resp struct{}
 	err := b.call(ctx, "STREAM.MSG.DELETE."+stream, map[string]any{"seq": sequence, "no_erase": true}, &resp)
 	if err == nil || errors.Is(err, errGone) {
@@ -131,7 +124,7 @@ func (m *message) state() task.State {
 // scan hands the messages of filter to f, oldest first, from sequence from on. It
 // makes no consumer, which a work-queue would refuse. It ends without an error
 // where the stream ends or is missing, and when f returns false.
-func (b broker) scan(ctx context.Context, stream, filter string, from uint64, f func(*message) bool) error {
+func (b leaders) scan(ctx context.Context, stream, filter string, from uint64, f func(*message) bool) error {
 	for {
 		m, err := b.get(ctx, stream, map[string]any{"seq": max(from, 1), "next_by_subj": filter})
 		if errors.Is(err, errGone) {

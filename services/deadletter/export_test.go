@@ -17,6 +17,6 @@ const MaxNew = maxNew
 // Rearm sets a timer again as the sweep does, when it is the message with this
 // sequence.
 func Rearm(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, sequence uint64) (bool, error) {
-	s := &sweeper{run: &run{broker: broker{js: js}}}
+	s := &sweeper{run: &run{broker: leaders{js: js}}}
 	return s.rearm(ctx, &message{Subject: msg.Subject, Header: msg.Header, Body: msg.Data, Sequence: sequence})
 }

@@ -24,6 +24,7 @@ type Client struct {
 	tracer   trace.Tracer
 	room     time.Duration // to wait for it, unless a publish says otherwise
 	noLookup atomic.Bool   // this connection may not ask which streams there are
+	left     atomic.Int64  // when it last left a node that served nothing; ns since 1970
 	gauges   sync.Map      // by name of the stream: *gauge
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/droverhq/drover/shared/broker"
 )
 
 const (
@@ -24,6 +26,7 @@ const (
 	longestPause  = time.Second
 	electionLimit = 10 * time.Second // an election takes 6 to 8 s
 	lookupLimit   = time.Second      // for asking which stream takes a subject
+	leaveEvery    = 30 * time.Second // between two changes of the node
 
 	// The broker knows an id for ten minutes in a class's stream, and for two in
 	// an object store; clocks and queues take some of that.
@@ -158,7 +161,8 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 // missing is asked when nobody listens on m's subject. It returns an error
 // wrapping [ErrNoStream] if no stream takes the subject, and nil if one does and
 // its leader is being elected. A connection that may not ask finds out by waiting
-// longer than an election takes.
+// longer than an election takes; one whose question is not answered as long goes
+// to another node.
 func (c *Client) missing(ctx context.Context, m *message) error {
 	if m.silent.IsZero() {
 		m.silent = time.Now()
@@ -174,8 +178,13 @@ func (c *Client) missing(ctx context.Context, m *message) error {
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return noStream(m.Subject)
-		case denied(c.nc, complaint, apiSubject(c.js, "STREAM.NAMES")) != nil:
+		case denied(c.nc, complaint, broker.API(c.js, "STREAM.NAMES")) != nil:
 			c.noLookup.Store(true)
+		case leaderless(err):
+			if time.Since(m.silent) > electionLimit {
+				c.leave()
+			}
+			return nil
 		}
 	}
 	if time.Since(m.silent) > electionLimit {
@@ -184,16 +193,22 @@ func (c *Client) missing(ctx context.Context, m *message) error {
 	return nil
 }
 
-// apiSubject is where js asks the broker for what.
-func apiSubject(js jetstream.JetStream, what string) string {
-	prefix := "$JS.API."
-	switch o := js.Options(); {
-	case o.Domain != "":
-		prefix = "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		prefix = strings.TrimSuffix(o.APIPrefix, ".") + "."
+// leaderless reports whether a question to the broker found nobody who leads the
+// cluster, as far as its node knows.
+func leaderless(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeUnavailable || errors.Is(err, context.DeadlineExceeded)
+}
+
+// leave goes to another node of the broker, if the connection knows of one. A node
+// that is cut off from the others keeps its clients and answers their pings, so
+// that nothing else would end the connection.
+func (c *Client) leave() {
+	now := time.Now().UnixNano()
+	before := c.left.Load()
+	if len(c.nc.Servers()) > 1 && now-before > int64(leaveEvery) && c.left.CompareAndSwap(before, now) {
+		_ = c.nc.ForceReconnect() // it fails when the connection is closed, and the next try says so
 	}
-	return prefix + what
 }
 
 // parse reads the broker's answer. stream is the one that is expected: naming it

@@ -49,6 +49,7 @@ const (
 // Codes of the broker's API errors that publishing meets.
 const (
 	codeAccountResources = 10002
+	codeUnavailable      = 10008
 	codeInsufficient     = 10023
 	codeMemory           = 10028
 	codeStorage          = 10047

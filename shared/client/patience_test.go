@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -205,6 +206,67 @@ func TestElection(t *testing.T) {
 	})
 }
 
+// On a node that is cut off from the others nobody listens on the subject and
+// nobody can say which streams there are: that is no reason to say that there is
+// none.
+func TestLeaderless(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer []byte // to who asks for streams; nil for none
+	}{
+		{"refused", []byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`)},
+		{"unanswered", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bothOver(t, "fake", func(t *testing.T, js jetstream.JetStream, publish func(context.Context) (client.Receipt, error)) {
+				if _, err := js.Conn().Subscribe("fake.STREAM.NAMES", func(m *nats.Msg) {
+					if tt.answer != nil {
+						_ = m.Respond(tt.answer)
+					}
+				}); err != nil {
+					t.Fatal(err)
+				}
+				time.AfterFunc(20*time.Second, func() { fleet(t, js) })
+				start := time.Now()
+				rc, err := publish(t.Context())
+				if err != nil || rc.Stream != "TASKS_DEFAULT" {
+					t.Errorf("publish = %+v, %v, want it stored once there is a leader", rc, err)
+				}
+				if d := time.Since(start); d < 20*time.Second || d > 23*time.Second {
+					t.Errorf("stored after %v, want soon after 20 s", d)
+				}
+			})
+		})
+	}
+}
+
+// A node that is cut off from the others for longer than an election takes is left
+// for another one; a stream that is missing is no reason.
+func TestNodeWithoutLeaderIsLeft(t *testing.T) {
+	for _, tt := range []struct {
+		name, answer string
+		want         []string // that are dialed
+	}{
+		{"no leader", `{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`, []string{natstest.Node1, natstest.Node2}},
+		{"no stream", `{"type":"io.nats.jetstream.api.v1.stream_names_response","total":0,"streams":null}`, []string{natstest.Node1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+				two, dialed := natstest.TwoNodes(t, js)
+				if _, err := js.Conn().Subscribe("fake.STREAM.NAMES", func(m *nats.Msg) { _ = m.Respond([]byte(tt.answer)) }); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := newClient(t, over(t, two, "fake")).Publish(t.Context(), Send{}); err == nil {
+					t.Error("Publish = nil without a stream")
+				}
+				if diff := cmp.Diff(tt.want, dialed()); diff != "" {
+					t.Errorf("dialed (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 // A producer that may not ask for streams waits longer than an election takes.
 func TestNoStreamWithoutAsking(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
@@ -258,6 +320,24 @@ func TestPublishAllIsPatientWithSlowBroker(t *testing.T) {
 		}
 		if d := time.Since(start); d < 2*time.Minute {
 			t.Errorf("PublishAll took %v, want more than the patience for this test to mean anything", d)
+		}
+	})
+}
+
+// A connection that is made to reconnect, as one is to leave a node that serves
+// nothing, is not closed: its publishes go on.
+func TestForcedReconnect(t *testing.T) {
+	both(t, func(t *testing.T, js jetstream.JetStream, publish func(context.Context) (client.Receipt, error)) {
+		mute(t, js)
+		time.AfterFunc(time.Second, func() {
+			if err := js.Conn().ForceReconnect(); err != nil {
+				t.Error(err)
+			}
+		})
+		time.AfterFunc(3*time.Second, func() { fleet(t, js) })
+		rc, err := publish(t.Context())
+		if err != nil || rc.Stream != "TASKS_DEFAULT" {
+			t.Errorf("publish = %+v, %v, want it stored over the new connection", rc, err)
 		}
 	})
 }

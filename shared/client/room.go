@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -218,7 +219,7 @@ func (c *Client) ask(ctx context.Context, stream string) (l level, blind bool) {
 	complaint := c.nc.LastError()
 	s, err := c.js.Stream(ctx, stream)
 	if err != nil {
-		return level{}, denied(c.nc, complaint, apiSubject(c.js, "STREAM.INFO."+stream)) != nil || errors.Is(err, jetstream.ErrStreamNotFound)
+		return level{}, denied(c.nc, complaint, broker.API(c.js, "STREAM.INFO."+stream)) != nil || errors.Is(err, jetstream.ErrStreamNotFound)
 	}
 	info := s.CachedInfo()
 	return level{

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -23,18 +23,6 @@ const (
 	tries    = 4               // of a request that may be repeated
 	pause    = 500 * time.Millisecond
 )
-
-// api is the subject of one of the broker's functions for a stream.
-func api(js jetstream.JetStream, function, stream string) string {
-	prefix := jetstream.DefaultAPIPrefix
-	switch o := js.Options(); {
-	case o.Domain != "":
-		prefix = "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		prefix = strings.TrimSuffix(o.APIPrefix, ".") + "."
-	}
-	return prefix + function + "." + stream
-}
 
 // repeat calls f until it succeeds, fails for good, or has had its tries. f gets
 // the time of one request.
@@ -75,7 +63,7 @@ func call(ctx context.Context, js jetstream.JetStream, function, stream string, 
 	if err != nil {
 		return err
 	}
-	m, err := js.Conn().RequestWithContext(ctx, api(js, function, stream), body)
+	m, err := js.Conn().RequestWithContext(ctx, broker.API(js, function+"."+stream), body)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -103,7 +104,7 @@ func getOnce(ctx context.Context, js jetstream.JetStream, req *request, letters 
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	if err := nc.PublishRequest(api(js, "DIRECT.GET", task.DeadStream), inbox, body); err != nil {
+	if err := nc.PublishRequest(broker.API(js, "DIRECT.GET."+task.DeadStream), inbox, body); err != nil {
 		return err
 	}
 	for {

@@ -160,6 +160,44 @@ func (c *Cluster) ConsumerLeader(tb testing.TB, js jetstream.JetStream, stream, 
 	return c.node(cons.CachedInfo().Cluster.Leader)
 }
 
+// Lead makes node i the leader of every stream and consumer that has replicas, and
+// returns when it is. With i from MetaLeader the other nodes lead nothing then, and
+// nobody has to be elected when one of them goes. It needs a whole cluster.
+func (c *Cluster) Lead(tb testing.TB, js jetstream.JetStream, i int) {
+	tb.Helper()
+	names := js.StreamNames(tb.Context())
+	for stream := range names.Name() {
+		c.lead(tb, js, i, "STREAM.LEADER.STEPDOWN."+stream, func() int { return c.Leader(tb, js, stream) })
+		s, err := js.Stream(tb.Context(), stream)
+		if err != nil {
+			tb.Fatalf("bind %s: %v", stream, err)
+		}
+		consumers := s.ConsumerNames(tb.Context())
+		for consumer := range consumers.Name() {
+			c.lead(tb, js, i, "CONSUMER.LEADER.STEPDOWN."+stream+"."+consumer, func() int { return c.ConsumerLeader(tb, js, stream, consumer) })
+		}
+		if err := consumers.Err(); err != nil {
+			tb.Fatalf("list the consumers of %s: %v", stream, err)
+		}
+	}
+	if err := names.Err(); err != nil {
+		tb.Fatalf("list streams: %v", err)
+	}
+}
+
+func (c *Cluster) lead(tb testing.TB, js jetstream.JetStream, i int, api string, leader func() int) {
+	tb.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(clusterLimit); leader() != i; <-tick.C {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s does not lead %v after it was asked to with %s", nodeName(i), clusterLimit, api)
+		}
+		// The answer does not matter: who leads then is asked for.
+		_, _ = js.Conn().Request("$JS.API."+api, []byte(`{"placement":{"preferred":"`+nodeName(i)+`"}}`), time.Second)
+	}
+}
+
 // MetaLeader returns the index of the node that leads the cluster as a whole,
 // which places streams and consumers, and -1 when no node says that it does.
 func (c *Cluster) MetaLeader() int {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/droverhq/drover/shared/broker"
 )
 
 const (
@@ -79,23 +81,12 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	req = strconv.AppendInt(req, int64(n), 10)
 	req = append(req, '}')
 	reply := p.inbox + strconv.FormatUint(p.serial, 10)
-	if err := l.w.nc.PublishRequest(l.api("CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
+	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
 		l.mu.Lock()
 		p.left, p.notBefore = 0, now.Add(pullPause) // not connected: the keeper tries again
 		l.checkQuiet()
 		l.mu.Unlock()
 	}
-}
-
-func (l *lane) api(call string) string { return l.w.api(call) }
-
-// api is the subject of a JetStream API call under the prefix of the account.
-func (w *Worker) api(call string) string {
-	prefix := w.js.Options().APIPrefix
-	if prefix == "" {
-		prefix = "$JS.API."
-	}
-	return prefix + call
 }
 
 // arrive takes what the broker sends for a pull: a delivery, or its status.

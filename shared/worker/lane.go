@@ -60,6 +60,7 @@ type lane struct {
 	asked    map[string]question // extensions without an answer yet, by reply subject
 	serial   uint64              // of questions
 	trouble  map[string]error    // why the lane cannot pull or settle, by what it was doing
+	served   time.Time           // when its pulls were last in order
 }
 
 // queueSize bounds what a lane can hold unstarted. A lane asks for at most

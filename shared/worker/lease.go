@@ -46,7 +46,7 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		case !l.lapse(d, now):
 		case slept > l.ackWait/2:
 			l.lose(d, now)
-		case now.Sub(d.extended) >= l.ackWait/3:
+		case now.Sub(d.extended) >= l.extendAfter(d):
 			extend = append(extend, d)
 		}
 		if d.phase == phaseRunning && now.Sub(d.limit) > l.w.grace {
@@ -60,9 +60,16 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		}
 	}
 	l.checkPulls(now)
+	if l.trouble[pulling] == nil {
+		l.served = now
+	}
+	away := now.Sub(l.served) > awayLimit
 	next, n := l.want(now)
 	l.mu.Unlock()
 	l.request(next, n, now)
+	if away {
+		l.w.move(now)
+	}
 	for _, d := range extend {
 		l.extend(d, now)
 	}
@@ -74,6 +81,16 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 // leaseTime is how long after its last confirmation a lease is good for: less
 // than ack-wait, so that this process stops before the broker hands the task on.
 func (l *lane) leaseTime() time.Duration { return l.ackWait - l.ackWait/10 }
+
+// extendAfter is how long after the last question the next one is due. One that
+// is not answered may have gone to a leader that is paused or cut off: the next
+// has to reach whoever is elected while the lease is good. l.mu is held.
+func (l *lane) extendAfter(d *delivery) time.Duration {
+	if d.extended.After(d.confirmed) {
+		return l.ackWait / 12
+	}
+	return l.ackWait / 3
+}
 
 // extend asks the broker for another ack-wait. Only its answer extends the lease
 // here, from the time of the question.

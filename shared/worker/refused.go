@@ -69,14 +69,14 @@ const maxTold = 100 // kinds of refusals that are remembered, so as to log each 
 // needs reports whether the worker itself uses this subject. What a handler
 // publishes is the handler's business.
 func (w *Worker) needs(subject string) bool {
-	if subject == w.api("STREAM.NAMES") { // asked by package client, which can do without an answer
+	if subject == broker.API(w.js, "STREAM.NAMES") { // asked by package client, which can do without an answer
 		return false
 	}
 	inbox := w.nc.Opts.InboxPrefix
 	if inbox == "" {
 		inbox = "_INBOX."
 	}
-	for _, prefix := range []string{w.api(""), "$JS.ACK.", "retry.", "dead.", strings.TrimSuffix(inbox, ".") + "."} {
+	for _, prefix := range []string{broker.API(w.js, ""), "$JS.ACK.", "retry.", "dead.", strings.TrimSuffix(inbox, ".") + "."} {
 		if strings.HasPrefix(subject, prefix) {
 			return true
 		}

@@ -22,10 +22,9 @@ import (
 )
 
 const (
-	tryLimit   = 5 * time.Second  // of one request to the broker
-	fetchLimit = 30 * time.Second // of one try to read a body
-	ackLimit   = 2 * time.Second  // of a confirmed acknowledgement
-	ackTries   = 3
+	tryLimit   = 5 * time.Second        // of one request to the broker
+	fetchLimit = 30 * time.Second       // of one try to read a body
+	ackLimit   = 2 * time.Second        // of a confirmed acknowledgement
 	retryFirst = 100 * time.Millisecond // between tries at what the broker refuses
 	retryMost  = 5 * time.Second
 )
@@ -225,20 +224,13 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 }
 
 // confirm acknowledges a moved original and sees that the broker heard it: a
-// second life of the original would fork the task.
+// second life of the original would fork the task. When it gives up, because the
+// lease is lost, the worker that gets the original finds the move.
 func (l *lane) confirm(d *delivery) {
-	for range ackTries {
-		ctx, cancel := context.WithTimeout(context.Background(), ackLimit)
+	l.insist(d, "acknowledge a moved task", ackLimit, func(ctx context.Context) error {
 		_, err := l.w.nc.RequestWithContext(ctx, d.msg.Reply, nil)
-		cancel()
-		if err == nil {
-			return
-		}
-		if !l.holds(d) {
-			return
-		}
-	}
-	// It is delivered again, and the worker that gets it finds the move.
+		return err
+	})
 }
 
 // insist tries until f succeeds, the lease is lost, or the worker has to end. It
@@ -308,7 +300,7 @@ func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, e
 	if err != nil {
 		return nil, err
 	}
-	where := l.api("STREAM.MSG.GET." + stream)
+	where := broker.API(l.w.js, "STREAM.MSG.GET."+stream)
 	ctx, release := l.w.unlessRefused(ctx, where)
 	defer release()
 	answer, err := l.w.nc.RequestWithContext(ctx, where, req)

@@ -87,7 +87,8 @@ type Worker struct {
 	refused refused
 
 	mu     sync.Mutex
-	status error // why it is not ready; nil when it is
+	status error     // why it is not ready; nil when it is
+	moved  time.Time // when it last left a node that served nothing
 }
 
 const (
@@ -215,7 +216,9 @@ func (w *Worker) bind(ctx context.Context) error {
 
 func (w *Worker) bindLane(ctx context.Context, c *Class, stream, durable string, slots int, pool laneKind) error {
 	for {
-		consumer, err := w.js.Consumer(ctx, stream, durable)
+		try, cancel := context.WithTimeout(ctx, tryLimit) // a question that is lost is answered by nobody
+		consumer, err := w.js.Consumer(try, stream, durable)
+		cancel()
 		switch {
 		case err == nil:
 			w.lanes = append(w.lanes, newLane(w, c, pool, slots, consumer.CachedInfo()))

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -106,7 +106,7 @@ func readBatch(ctx context.Context, js jetstream.JetStream, q Query, from uint64
 		return 0, err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	if err := nc.PublishRequest(apiPrefix(js)+"DIRECT.GET."+q.Stream, inbox, req); err != nil {
+	if err := nc.PublishRequest(broker.API(js, "DIRECT.GET."+q.Stream), inbox, req); err != nil {
 		return 0, err
 	}
 	for {
@@ -177,16 +177,4 @@ func pop(h nats.Header, name string) string {
 		h[name] = vs
 	}
 	return v
-}
-
-// apiPrefix is what the subjects of the JetStream API start with for js.
-func apiPrefix(js jetstream.JetStream) string {
-	o := js.Options()
-	switch {
-	case o.Domain != "":
-		return "$JS." + o.Domain + ".API."
-	case o.APIPrefix != "":
-		return strings.TrimSuffix(o.APIPrefix, ".") + "."
-	}
-	return jetstream.DefaultAPIPrefix
 }

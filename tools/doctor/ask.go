@@ -43,7 +43,7 @@ func newAsker() *asker { return &asker{denied: map[string]bool{}, waits: map[*wa
 
 // complain hears the errors of the connection.
 func (a *asker) complain(_ *nats.Conn, _ *nats.Subscription, err error) {
-	if !errors.Is(err, nats.ErrPermissionViolation) {
+	if err == nil || !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
 	_, rest, _ := strings.Cut(err.Error(), `"`)

@@ -77,6 +77,7 @@ func gather(ctx context.Context, o Options) *snapshot {
 	nc := js.Conn()
 	defer nc.Close()
 	s.asker.nc = nc
+	s.asker.complain(nc, nil, nc.LastError()) // what was refused while it connected is not said again
 	s.url, s.version, s.cluster = parse(nc.ConnectedUrlRedacted()).url, nc.ConnectedServerVersion(), nc.ConnectedClusterName()
 	s.rtt, _ = nc.RTT() // 0 when it cannot be told
 	s.now = time.Now()

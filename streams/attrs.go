@@ -62,6 +62,20 @@ func streamAttrs() []attr[streamConfig] {
 		set:  func(to *C, from C) { to.AllowRollup = from.AllowRollup },
 		live: func(have, want C) bool { return want.AllowRollup || !have.AllowMsgSchedules },
 	}, {
+		name: "expiry by message", // with it whoever may publish a task may make it vanish
+		text: func(c C) string { return strconv.FormatBool(c.AllowMsgTTL) },
+		set:  func(to *C, from C) { to.AllowMsgTTL = from.AllowMsgTTL },
+		live: func(have, _ C) bool { return !have.AllowMsgTTL },
+	}, {
+		name: "marker of what expired",
+		text: func(c C) string { return limitAge(c.SubjectDeleteMarkerTTL) },
+		set:  func(to *C, from C) { to.SubjectDeleteMarkerTTL = from.SubjectDeleteMarkerTTL },
+	}, {
+		name: "deny delete",
+		text: func(c C) string { return strconv.FormatBool(c.DenyDelete) },
+		set:  func(to *C, from C) { to.DenyDelete = from.DenyDelete },
+		live: func(have, _ C) bool { return !have.DenyDelete },
+	}, {
 		name: "direct get",
 		text: func(c C) string { return strconv.FormatBool(c.AllowDirect) },
 		set:  func(to *C, from C) { to.AllowDirect = from.AllowDirect },

@@ -61,23 +61,32 @@ func (f *Fleet) names() string {
 // drift lists, one per line, what in t a service could not work with.
 func drift(ctx context.Context, js jetstream.JetStream, t Topology) ([]string, error) {
 	var out []string
-	bucket := bucketStream(t.Bodies)
-	for _, want := range append(t.Streams, bucket) {
-		if want.Name == task.AdvisoryStream {
-			continue // no service needs it
-		}
-		object := "stream " + want.Name
-		if want.Name == bucket.Name {
-			object = "bucket " + t.Bodies.Bucket
-		}
+	look := func(object string, want jetstream.StreamConfig) error {
 		s, err := js.Stream(ctx, want.Name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			out = append(out, object+" does not exist")
 		case err != nil:
-			return nil, fmt.Errorf("read %s: %w", object, err)
+			return fmt.Errorf("read %s: %w", object, err)
 		default:
 			out = append(out, unusable(object, streamAttrs(), s.CachedInfo().Config, want)...)
+		}
+		return nil
+	}
+	for _, want := range t.Streams {
+		if want.Name == task.AdvisoryStream {
+			continue // no service needs it
+		}
+		if err := look("stream "+want.Name, want); err != nil {
+			return nil, err
+		}
+	}
+	if err := look(bucketObject(t.Bodies.Bucket), bucketStream(t.Bodies)); err != nil {
+		return nil, err
+	}
+	for _, b := range t.Buckets {
+		if err := look(bucketObject(b.Bucket), keyValueStream(b)); err != nil {
+			return nil, err
 		}
 	}
 	for _, want := range t.Consumers {

@@ -62,7 +62,7 @@ func plan(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]step, er
 		return nil, fmt.Errorf("plan streams: %w", err)
 	}
 	p := &planner{js: js, want: fleet.Topology()}
-	for _, f := range []func(context.Context) error{p.bodies, p.streams, p.consumers, p.extraStreams} {
+	for _, f := range []func(context.Context) error{p.bodies, p.buckets, p.streams, p.consumers, p.extraStreams} {
 		if err := f(ctx); err != nil {
 			return nil, fmt.Errorf("plan streams: %w", err)
 		}

@@ -208,6 +208,18 @@ func TestApplyMendsDrift(t *testing.T) {
 		{"age of dead letters", stream("DEAD", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream DEAD\n    max age: 1h0m0s -> none"},
 		{"age of advisories", stream("ADVISORIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream ADVISORIES\n    max age: 1h0m0s -> 168h0m0s"},
 		{"bucket", stream("OBJ_BODIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket BODIES\n    max age: 1h0m0s -> none"},
+		{"marker of FLEET", stream("KV_FLEET", func(c *streamConfig) { c.SubjectDeleteMarkerTTL = time.Hour }), "update bucket FLEET\n    marker of what expired: 1h0m0s -> 1m0s"},
+		{"age of FLEET", stream("KV_FLEET", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket FLEET\n    max age: 1h0m0s -> none"},
+		{"FLEET without expiry", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			remakeStream(tb, js, "KV_FLEET", func(c *streamConfig) { c.AllowMsgTTL, c.SubjectDeleteMarkerTTL, c.DenyDelete = false, 0, false })
+		}, "update bucket FLEET\n    expiry by message: false -> true\n    marker of what expired: none -> 1m0s\n    deny delete: false -> true"},
+		{"bucket removed", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			if err := js.DeleteKeyValue(tb.Context(), task.FleetBucket); err != nil {
+				tb.Fatal(err)
+			}
+		}, "create bucket FLEET"},
 		{"ack wait", consumer(func(c *consumerConfig) { c.AckWait = time.Minute }), "update consumer TASKS_URGENT/email\n    ack wait: 1m0s -> 20s"},
 		{"backoff", consumer(func(c *consumerConfig) { c.BackOff = []time.Duration{20 * time.Second, time.Minute} }), "update consumer TASKS_URGENT/email\n    backoff: true -> false"},
 		{"max deliver", consumer(func(c *consumerConfig) { c.MaxDeliver = 3 }), "update consumer TASKS_URGENT/email\n    max deliver: 3 -> 20"},
@@ -302,6 +314,8 @@ func TestApplyRefuses(t *testing.T) {
 		{"partitions", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) {
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "tasks.urgent.*.*", Destination: "tasks.urgent.{{wildcard(1)}}.{{wildcard(2)}}.{{partition(8,2)}}"}
 		}), []string{"subject transform", "drain it"}},
+		{"tasks that can be made to vanish", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowMsgTTL = true }), []string{"expiry by message"}},
+		{"tasks that nobody may delete", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) { c.DenyDelete = true }), []string{"deny delete"}},
 		{"filter", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.FilterSubject = "tasks.urgent.email.send" }), []string{"consumer TASKS_URGENT/email: ", "cannot change filter", "stop the workers of email", "nats consumer rm TASKS_URGENT email"}},
 		{"memory", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.MemoryStorage = true }), []string{"delivery"}},
 		{"max waiting", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.MaxWaiting = 8 }), []string{"max waiting"}},

@@ -20,41 +20,50 @@ type planner struct {
 func (p *planner) add(s step) { p.steps = append(p.steps, s) }
 
 func (p *planner) bodies(ctx context.Context) error {
-	want := bucketStream(p.want.Bodies)
-	object := "bucket " + p.want.Bodies.Bucket
+	return p.store(ctx, bucketObject(p.want.Bodies.Bucket), bucketStream(p.want.Bodies), func(ctx context.Context) error {
+		_, err := p.js.CreateObjectStore(ctx, p.want.Bodies)
+		return err
+	})
+}
+
+func (p *planner) buckets(ctx context.Context) error {
+	for _, b := range p.want.Buckets {
+		err := p.store(ctx, bucketObject(b.Bucket), keyValueStream(b), func(ctx context.Context) error {
+			_, err := p.js.CreateKeyValue(ctx, b)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *planner) streams(ctx context.Context) error {
+	for _, want := range p.want.Streams {
+		err := p.store(ctx, "stream "+want.Name, want, func(ctx context.Context) error {
+			_, err := p.js.CreateStream(ctx, want)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// store plans what a stream, or the one behind a bucket, needs to be as want;
+// create makes it anew.
+func (p *planner) store(ctx context.Context, object string, want jetstream.StreamConfig, create func(context.Context) error) error {
 	have, err := p.js.Stream(ctx, want.Name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		p.add(step{Change{Object: object, Action: Create, Fields: describe(streamAttrs(), want)}, func(ctx context.Context) error {
-			_, err := p.js.CreateObjectStore(ctx, p.want.Bodies)
-			return err
-		}})
+		p.add(step{Change{Object: object, Action: Create, Fields: describe(streamAttrs(), want)}, create})
 		return nil
 	case err != nil:
 		return fmt.Errorf("read %s: %w", object, err)
 	}
 	return p.stream(ctx, object, have, want)
-}
-
-func (p *planner) streams(ctx context.Context) error {
-	for _, want := range p.want.Streams {
-		object := "stream " + want.Name
-		have, err := p.js.Stream(ctx, want.Name)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			p.add(step{Change{Object: object, Action: Create, Fields: describe(streamAttrs(), want)}, func(ctx context.Context) error {
-				_, err := p.js.CreateStream(ctx, want)
-				return err
-			}})
-			continue
-		case err != nil:
-			return fmt.Errorf("read %s: %w", object, err)
-		}
-		if err := p.stream(ctx, object, have, want); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // stream plans what an existing stream needs.

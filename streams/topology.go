@@ -11,6 +11,7 @@ type Topology struct {
 	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES
 	Consumers []Consumer               // by class and service, the live one before the one of its retries
 	Bodies    jetstream.ObjectStoreConfig
+	Buckets   []jetstream.KeyValueConfig // every service's process needs all of them
 }
 
 // Consumer is one durable consumer: a lane.
@@ -39,6 +40,7 @@ func (f *Fleet) Topology() Topology {
 	}
 	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories())
 	t.Bodies = f.bodies()
+	t.Buckets = append(t.Buckets, f.presence())
 	return t
 }
 

@@ -26,6 +26,7 @@ const (
 	DeadStream     = "DEAD"       // dead letters
 	AdvisoryStream = "ADVISORIES" // what the broker gave up on
 	BodiesBucket   = "BODIES"     // object store of bodies too large for a message
+	FleetBucket    = "FLEET"      // which processes there are; a key expires with its process
 )
 
 // Stream is the name of the class's stream, such as TASKS_URGENT.

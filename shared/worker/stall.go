@@ -29,6 +29,7 @@ type stall struct {
 	look   time.Time // when to ask the broker next
 	tried  int       // measures since then
 	silent bool      // the lane is reported
+	leaked bool      // because all its slots are lost
 }
 
 // watch is the watchdog of the lane: a worker that lives, answers probes and
@@ -59,10 +60,11 @@ func (l *lane) checkStall(ctx context.Context, s *stall, now time.Time) {
 	l.mu.Unlock()
 	switch {
 	case leaked >= l.slots:
+		s.leaked = true
 		l.stalled(ctx, s, fmt.Errorf("all %d slots are lost to handlers that ignore their cancelled context", l.slots))
 		return
-	case taken != s.taken || room <= 0: // it flows, or is full
-		s.taken = taken
+	case taken != s.taken || room <= 0 || s.leaked: // it flows, is full, or has a slot back
+		s.taken, s.leaked = taken, false
 		l.flows(ctx, s, now)
 		return
 	case now.Before(s.look):
@@ -85,11 +87,14 @@ func (l *lane) checkStall(ctx context.Context, s *stall, now time.Time) {
 // judge says whether a task should have come, and does something about it.
 func (l *lane) judge(ctx context.Context, s *stall, info *jetstream.ConsumerInfo, now time.Time) {
 	limit := info.Config.MaxAckPending
+	l.mu.Lock()
+	unanswered := l.trouble[pulling] // although the broker has just answered
+	l.mu.Unlock()
 	switch {
-	case info.Paused, info.NumPending == 0:
+	case unanswered == nil && (info.Paused || info.NumPending == 0):
 		l.flows(ctx, s, now)
 		return
-	case limit > 0 && info.NumAckPending >= limit:
+	case unanswered == nil && limit > 0 && info.NumAckPending >= limit:
 		s.look = now.Add(stallSoon)
 		l.stalled(ctx, s, fmt.Errorf("%d tasks wait, but %d are handed out and not settled, which is all that the consumer allows: "+
 			"look for workers that hold tasks with `drover ps`, or give the service more processes in the fleet file and run `drover streams apply`",
@@ -101,14 +106,16 @@ func (l *lane) judge(ctx context.Context, s *stall, info *jetstream.ConsumerInfo
 	silence := now.Sub(s.since).Round(time.Second)
 	switch s.tried {
 	case 1:
-		l.log(ctx, slog.LevelDebug, "tasks wait and none arrives: pulling anew", silence)
+		l.w.log.LogAttrs(ctx, slog.LevelDebug, "tasks should arrive and do not: pulling anew", l.about(slog.String("silent_for", silence.String()))...)
 		l.pullAnew()
 	case 2:
-		l.log(ctx, slog.LevelWarn, "tasks wait and none arrives: subscribing anew", silence)
+		l.w.log.LogAttrs(ctx, slog.LevelWarn, "tasks should arrive and do not: subscribing anew", l.about(slog.String("silent_for", silence.String()))...)
 		l.rebind(ctx)
 	default:
-		l.stalled(ctx, s, fmt.Errorf("%d tasks wait and none has arrived for %v, although it pulls and has subscribed anew: "+
-			"restart the process, and look at the broker's log", info.NumPending, silence))
+		if unanswered == nil {
+			l.stalled(ctx, s, fmt.Errorf("%d tasks wait and none has arrived for %v, although it pulls and has subscribed anew: "+
+				"restart the process, and look at the broker's log", info.NumPending, silence))
+		} // else it is reported as trouble with pulling
 		l.rebind(ctx)
 		s.look = now.Add(stallAfter)
 	}
@@ -120,7 +127,7 @@ func (l *lane) flows(ctx context.Context, s *stall, now time.Time) {
 	if s.silent {
 		s.silent = false
 		l.report(consuming, nil)
-		l.log(ctx, slog.LevelInfo, "the lane takes tasks again", now.Sub(s.since).Round(time.Second))
+		l.w.log.LogAttrs(ctx, slog.LevelInfo, "the lane takes tasks again", l.about(slog.String("after", now.Sub(s.since).Round(time.Second).String()))...)
 	}
 	s.since, s.look, s.tried = now, now.Add(stallAfter), 0
 }
@@ -130,14 +137,17 @@ func (l *lane) stalled(ctx context.Context, s *stall, why error) {
 	l.report(consuming, why)
 	if !s.silent {
 		s.silent = true
-		l.w.log.WarnContext(ctx, "the lane takes no tasks", slog.String("consumer", l.durable), slog.Any("error", why),
-			slog.String(telemetry.TaskClass, string(l.class.Name)), slog.String(telemetry.TaskLane, string(l.kind)))
+		l.w.log.LogAttrs(ctx, slog.LevelWarn, "the lane takes no tasks", l.about(slog.Any("error", why))...)
 	}
 }
 
-func (l *lane) log(ctx context.Context, level slog.Level, msg string, silence time.Duration) {
-	l.w.log.LogAttrs(ctx, level, msg, slog.String("consumer", l.durable), slog.String("silent_for", silence.String()),
-		slog.String(telemetry.TaskClass, string(l.class.Name)), slog.String(telemetry.TaskLane, string(l.kind)))
+// about names the lane in a log line.
+func (l *lane) about(more ...slog.Attr) []slog.Attr {
+	return append([]slog.Attr{
+		slog.String("consumer", l.durable),
+		slog.String(telemetry.TaskClass, string(l.class.Name)),
+		slog.String(telemetry.TaskLane, string(l.kind)),
+	}, more...)
 }
 
 // pullAnew forgets the pulls that are outstanding. What they bring all the same
@@ -164,7 +174,7 @@ func (l *lane) rebind(ctx context.Context) {
 			err = sub.SetPendingLimits(-1, -1)
 		}
 		if err != nil { // the connection is closed, which ends the process
-			l.w.log.ErrorContext(ctx, "cannot subscribe for tasks", slog.String("consumer", l.durable), slog.Any("error", err))
+			l.w.log.LogAttrs(ctx, slog.LevelError, "cannot subscribe for tasks", l.about(slog.Any("error", err))...)
 			continue
 		}
 		p.sub, p.left = sub, 0

@@ -135,8 +135,9 @@ func New(js jetstream.JetStream, service string, opts ...Option) (*Worker, error
 // reach them: what they need comes by middleware.
 //
 // It returns the registration mistakes before taking anything, an error wrapping
-// [ErrNotBound] when a consumer does not exist, and [ErrLeaked], after draining,
-// when too many handlers were abandoned. It can be called once.
+// [ErrNotBound] when a consumer does not exist, and after draining [ErrLeaked]
+// when too many handlers were abandoned, or [ErrRecycle] when the process has
+// reached a mark that the options set. It can be called once.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.started.Swap(true) {
 		return fmt.Errorf("run worker of %s: it was run before", w.service)
@@ -173,13 +174,26 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.setStatus(nil)
 		w.log.InfoContext(ctx, "worker takes tasks", slog.String(telemetry.TaskService, w.service), slog.Int("lanes", len(w.lanes)))
 	}
-	<-ctx.Done()
+	w.watch(ctx)
 	w.setStatus(ErrDraining)
 	w.drainLanes()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}
 	return nil
+}
+
+// watch looks after what the lanes cannot see of themselves, until ctx is done.
+func (w *Worker) watch(ctx context.Context) {
+	var wg sync.WaitGroup
+	if ctx.Err() == nil {
+		wg.Go(func() { w.watchRecycle(ctx) })
+		for _, l := range w.lanes {
+			wg.Go(func() { l.watch(ctx) })
+		}
+	}
+	<-ctx.Done()
+	wg.Wait()
 }
 
 // bind makes the lanes of the consumers that this worker serves, after asking
@@ -273,9 +287,11 @@ func (w *Worker) setStatus(err error) {
 	w.mu.Unlock()
 }
 
-// leak counts an abandoned handler, and ends the worker when there are too many.
+// leak counts an abandoned handler, and ends the worker when there are too many
+// and no turn is to be waited for.
 func (w *Worker) leak(n int64) {
-	if total := w.leaked.Add(n); n > 0 && total >= int64(w.leaks) {
-		w.stop(fmt.Errorf("%w: %d handlers of %s ignore their cancelled contexts", ErrLeaked, total, w.service))
+	w.leaked.Add(n)
+	if err := w.leaking(); n > 0 && err != nil && w.recycle.turn == nil {
+		w.stop(err)
 	}
 }

@@ -1,0 +1,12 @@
+package worker
+
+// KillPulls ends the subscriptions of all lanes behind their back.
+func KillPulls(w *Worker) {
+	for _, l := range w.lanes {
+		l.mu.Lock()
+		for i := range l.pulls {
+			_ = l.pulls[i].sub.Unsubscribe()
+		}
+		l.mu.Unlock()
+	}
+}

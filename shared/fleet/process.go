@@ -57,6 +57,7 @@ const (
 	// the election of a leader.
 	AnnounceTTL = 30 * time.Second
 
+	endLimit    = 3 * time.Second  // for deleting the entry: a process that ends does not wait long for that
 	deniedEvery = 10 * time.Minute // between tries at what the credentials do not allow
 )
 
@@ -78,7 +79,7 @@ type Announcement struct {
 // knows of a process is no reason for it to stop. It returns why the entry could
 // not be deleted; the broker then does within [AnnounceTTL].
 func Announce(ctx context.Context, js jetstream.JetStream, a Announcement) error {
-	failing := false
+	failing, written := false, false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -90,16 +91,22 @@ func Announce(ctx context.Context, js jetstream.JetStream, a Announcement) error
 		}
 		err := Put(ctx, js, a.Self())
 		if ctx.Err() != nil {
+			written = true // or it is not known
 			break
 		}
 		if a.Trouble != nil && (err != nil) != failing {
 			a.Trouble(err)
 		}
-		failing = err != nil
+		failing, written = err != nil, written || err == nil
 		timer.Reset(renewIn(err))
 	}
+	if !written {
+		return nil
+	}
 	p := a.Self()
-	if err := Remove(context.WithoutCancel(ctx), js, p.Service, p.Instance); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endLimit)
+	defer cancel()
+	if err := Remove(ctx, js, p.Service, p.Instance); err != nil {
 		return fmt.Errorf("delete the entry of %s %s: %w", p.Service, p.Instance, err)
 	}
 	return nil

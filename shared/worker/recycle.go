@@ -112,6 +112,8 @@ func (w *Worker) watchRecycle(ctx context.Context) {
 			}
 			continue
 		}
+		w.log.InfoContext(ctx, "worker drains for a fresh process to take its place",
+			slog.String("reason", due.Error()), slog.String(telemetry.TaskService, w.service))
 		w.stop(due)
 		return
 	}

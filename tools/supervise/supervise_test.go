@@ -71,8 +71,7 @@ func childMain() int {
 			}
 			return nil
 		})
-		env.Ready(w.Ready)
-		return w.Run(ctx)
+		return env.Run(ctx, w)
 	}}, os.Args[3:], os.Stdout, os.Stderr)
 }
 

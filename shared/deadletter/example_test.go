@@ -2,51 +2,31 @@ package deadletter_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 )
 
-// exampleBroker is an embedded broker with one dead letter, and how to end it.
+// exampleBroker is a broker with one dead letter, and how to end it.
 func exampleBroker() (jetstream.JetStream, func(), error) {
-	dir, err := os.MkdirTemp("", "drover")
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
-	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
-	for _, c := range []jetstream.StreamConfig{
-		{Name: task.DeadStream, Subjects: []string{"dead.>"}, AllowDirect: true},
-		{Name: task.Default.Stream(), Subjects: []string{"tasks.default.email.>"}, Retention: jetstream.WorkQueuePolicy},
-	} {
-		if err == nil {
-			_, err = js.CreateStream(context.Background(), c)
+	return natstest.Example(func(ctx context.Context, js jetstream.JetStream) error {
+		for _, c := range []jetstream.StreamConfig{
+			{Name: task.DeadStream, Subjects: []string{"dead.>"}, AllowDirect: true},
+			{Name: task.Default.Stream(), Subjects: []string{"tasks.default.email.>"}, Retention: jetstream.WorkQueuePolicy},
+		} {
+			if _, err := js.CreateStream(ctx, c); err != nil {
+				return err
+			}
 		}
-	}
-	if err == nil {
 		s := dead("welcome-17")
-		_, err = js.PublishMsg(context.Background(), &nats.Msg{Subject: s.Subject.Dead(s.ID), Header: s.Header(nats.Header{"traceparent": {oldTrace}})})
-	}
-	if err != nil {
-		b.Shutdown()
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return js, func() {
-		js.Conn().Close()
-		b.Shutdown()
-		_ = os.RemoveAll(dir)
-	}, nil
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: s.Subject.Dead(s.ID), Header: s.Header(nats.Header{"traceparent": {oldTrace}})})
+		return err
+	})
 }
 
 func ExampleRedrive() {

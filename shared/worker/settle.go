@@ -136,9 +136,10 @@ func (l *lane) move(d *delivery, v verdict) bool {
 	if v.outcome == dead {
 		stream = task.DeadStream
 	}
-	_, span := l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.task.Kind, trace.WithSpanKind(trace.SpanKindProducer))
-	defer span.End()
-	if span.IsRecording() {
+	span := noSpan
+	if d.run.span.IsRecording() {
+		_, span = l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.task.Kind, trace.WithSpanKind(trace.SpanKindProducer))
+		defer span.End()
 		span.SetAttributes(
 			attribute.String(telemetry.MessagingSystem, "nats"),
 			attribute.String(telemetry.MessagingDestination, stream),
@@ -171,7 +172,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 	st.Hop++
 	st.Deaths = d.deaths(st.Deaths)
 	st.Reason = v.reason
-	here := telemetry.Traceparent(d.run.span.SpanContext())
+	here := telemetry.Traceparent(trace.SpanContextFromContext(d.run.ctx))
 	failed := task.Failure{Attempt: st.Attempt + 1, At: now, Trace: here}
 	if v.err != nil {
 		failed.Error = v.err.Error()

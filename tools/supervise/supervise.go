@@ -39,6 +39,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/services/service/admin"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/streams"
@@ -77,7 +78,8 @@ type Supervisor struct {
 	lock      *os.File
 	broker    *embed.Server
 	js        jetstream.JetStream
-	admin     *admin
+	admin     *admin.Port
+	unmeasure func(context.Context) error // ends what the admin port shows
 	lanes     *laneCache
 	processes []*process
 
@@ -136,7 +138,7 @@ func (s *Supervisor) start(ctx context.Context) (err error) {
 	}
 	s.lanes = &laneCache{js: s.js, fleet: fleet}
 	if c.Admin != "" {
-		if s.admin, err = s.listen(ctx, c.Admin); err != nil {
+		if err := s.listen(ctx, c.Admin); err != nil {
 			return err
 		}
 	}
@@ -201,7 +203,7 @@ func (s *Supervisor) Admin() string {
 	if s.admin == nil {
 		return ""
 	}
-	return s.admin.addr.String()
+	return s.admin.Addr()
 }
 
 // Logs is the folder with one log file for each process.
@@ -258,9 +260,7 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 // close undoes start, as far as it came. No process runs any more.
 func (s *Supervisor) close(ctx context.Context) {
 	s.kill()
-	if s.admin != nil {
-		s.admin.close(ctx)
-	}
+	s.closeAdmin(ctx)
 	for _, p := range s.processes {
 		p.log.close()
 	}

@@ -74,7 +74,7 @@ func drift(ctx context.Context, js jetstream.JetStream, t Topology) ([]string, e
 		return nil
 	}
 	for _, want := range t.Streams {
-		if want.Name == task.AdvisoryStream {
+		if want.Name == task.AdvisoryStream || want.Name == task.AuditStream {
 			continue // no service needs it
 		}
 		if err := look("stream "+want.Name, want); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
-// ours reports whether all consumers of a stream come from the fleet. DEAD and
-// ADVISORIES are read by whoever likes.
+// ours reports whether all consumers of a stream come from the fleet. DEAD,
+// ADVISORIES and AUDIT are read by whoever likes.
 func ours(stream string) bool {
 	return stream == task.RetryStream || strings.HasPrefix(stream, tasksPrefix)
 }

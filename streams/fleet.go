@@ -12,8 +12,8 @@
 // stranding tasks is refused, with what to do first.
 //
 // Names and subjects are those of package task; each station of a task's path
-// has a file here: tasks.go, retry.go, dead.go, advisories.go, bodies.go, and
-// consumers.go for the durables.
+// has a file here: tasks.go, retry.go, dead.go, advisories.go, audit.go,
+// bodies.go, and consumers.go for the durables.
 //
 // # Concurrency
 //

@@ -8,7 +8,7 @@ import (
 
 // Topology is all that the broker holds for a fleet.
 type Topology struct {
-	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES
+	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES, AUDIT
 	Consumers []Consumer               // by class and service, the live one before the one of its retries
 	Bodies    jetstream.ObjectStoreConfig
 	Buckets   []jetstream.KeyValueConfig // every service's process needs all of them
@@ -38,7 +38,7 @@ func (f *Fleet) Topology() Topology {
 			t.Consumers = append(t.Consumers, liveConsumer(c, s), retryConsumer(c, s))
 		}
 	}
-	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories())
+	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories(), f.audit())
 	t.Bodies = f.bodies()
 	t.Buckets = append(t.Buckets, f.presence())
 	return t

@@ -25,6 +25,7 @@ const (
 	RetryStream    = "RETRY"      // timers and due retries
 	DeadStream     = "DEAD"       // dead letters
 	AdvisoryStream = "ADVISORIES" // what the broker gave up on
+	AuditStream    = "AUDIT"      // what operators did
 	BodiesBucket   = "BODIES"     // object store of bodies too large for a message
 	FleetBucket    = "FLEET"      // which processes there are; a key expires with its process
 )

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -25,9 +26,9 @@ type Durable struct {
 type Record struct {
 	Class   task.Class `json:"class"`
 	Service string     `json:"service"`
-	Until   time.Time  `json:"until"` // exact to the second
+	Until   time.Time  `json:"until"` // Pause rounds it up to whole seconds
 	Reason  string     `json:"reason,omitempty"`
-	By      string     `json:"by,omitempty"` // who paused it
+	By      string     `json:"by,omitempty"` // who paused it; Pause takes "" for user@host
 	At      time.Time  `json:"at"`           // when
 }
 
@@ -45,12 +46,20 @@ func (r Record) Explains(until time.Time) bool { return r.Until.Equal(until) }
 // pause that nobody explains. Pausing again replaces end, reason and name. Pause
 // goes on after an error. It returns the records of the shares that are paused,
 // and the joined errors about the others, which wrap [ErrNoBucket], [ErrDenied] or
-// jetstream.ErrConsumerNotFound; doing it again is safe.
+// jetstream.ErrConsumerNotFound; doing it again is safe. The act is in the audit
+// trail; when that cannot take it, nothing is done: see [audit.ErrNotStored].
 func Pause(ctx context.Context, js jetstream.JetStream, durables []Durable, r Record) ([]Record, error) {
-	r.At, r.Until = time.Now().UTC(), r.Until.UTC().Truncate(time.Second)
+	r.At, r.Until = time.Now().UTC(), r.Until.UTC().Add(time.Second-1).Truncate(time.Second)
 	if !r.Until.After(r.At) {
 		return nil, fmt.Errorf("pause until %s: that is over", r.Until.Format(time.RFC3339))
 	}
+	act, err := audit.Record(ctx, js, audit.Entry{
+		Verb: "pause", By: r.By, Reason: r.Reason, Targets: names(durables), Filter: "until " + r.Until.Format(time.RFC3339),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.By = act.By
 	var paused []Record
 	var errs []error
 	for _, of := range shares(durables) {
@@ -61,7 +70,17 @@ func Pause(ctx context.Context, js jetstream.JetStream, durables []Durable, r Re
 		}
 		paused = append(paused, r)
 	}
-	return paused, errors.Join(errs...)
+	return paused, conclude(ctx, js, act, map[string]int{"paused": len(paused)}, errs)
+}
+
+// conclude stores how an act ended, and returns why it is not whole.
+func conclude(ctx context.Context, js jetstream.JetStream, act audit.Entry, counts map[string]int, errs []error) error {
+	err := errors.Join(errs...)
+	ctx = context.WithoutCancel(ctx) // what was done is done; Record has a limit of its own
+	if _, aerr := audit.Record(ctx, js, act.Outcome(counts, err)); aerr != nil {
+		return errors.Join(err, fmt.Errorf("it is done as far as said, but the trail does not say how it ended: %w", aerr))
+	}
+	return err
 }
 
 func pauseShare(ctx context.Context, js jetstream.JetStream, of []Durable, r Record) error {
@@ -83,22 +102,27 @@ func pauseShare(ctx context.Context, js jetstream.JetStream, of []Durable, r Rec
 			})
 		}
 		if err != nil {
-			return fmt.Errorf("%s of %s: %w", d.Name, d.Stream, err)
+			return d.wrap(err)
 		}
 	}
 	return nil
 }
 
 // Resume has the broker hand out tasks through the durables again, at once, and
-// deletes the records. It goes on after an error, and returns the shares of which
+// deletes the records. by is who does that; "" means user@host. It goes on after an
+// error, and returns the shares of which
 // something was paused, with the record that explained it if there is one. Errors
 // are as those of [Pause].
 //
 // The records go last: what fails in between leaves a record without a pause.
-func Resume(ctx context.Context, js jetstream.JetStream, durables []Durable) ([]Record, error) {
+func Resume(ctx context.Context, js jetstream.JetStream, durables []Durable, by string) ([]Record, error) {
 	known, err := Records(ctx, js)
 	if err != nil {
 		return nil, fmt.Errorf("resume: %w", err)
+	}
+	act, err := audit.Record(ctx, js, audit.Entry{Verb: "resume", By: by, Targets: names(durables)})
+	if err != nil {
+		return nil, err
 	}
 	var resumed []Record
 	var errs []error
@@ -116,7 +140,7 @@ func Resume(ctx context.Context, js jetstream.JetStream, durables []Durable) ([]
 			resumed = append(resumed, r)
 		}
 	}
-	return resumed, errors.Join(errs...)
+	return resumed, conclude(ctx, js, act, map[string]int{"resumed": len(resumed)}, errs)
 }
 
 // resumeShare reports whether a durable was paused, and now is not.
@@ -133,7 +157,7 @@ func resumeShare(ctx context.Context, js jetstream.JetStream, of []Durable, reco
 			err = settled(ctx, js, d, func(i *jetstream.ConsumerInfo) bool { return !i.Paused })
 		}
 		if err != nil {
-			return false, fmt.Errorf("%s of %s: %w", d.Name, d.Stream, err)
+			return false, d.wrap(err)
 		}
 	}
 	if !recorded {
@@ -157,7 +181,7 @@ func settled(ctx context.Context, js jetstream.JetStream, d Durable, ok func(*je
 		case err == nil && ok(c.CachedInfo()):
 			return nil
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("%w: make it with `drover streams apply`", err)
+			return err
 		}
 		again := time.NewTimer(settleEvery)
 		select {
@@ -206,8 +230,24 @@ func shares(durables []Durable) [][]Durable {
 	return out
 }
 
+// names are the shares as people write them: urgent/email.
+func names(durables []Durable) []string {
+	var out []string
+	for _, of := range shares(durables) {
+		out = append(out, string(of[0].Class)+"/"+of[0].Service)
+	}
+	return out
+}
+
 // subject is where a pause is asked for.
 func (d Durable) subject() string { return "CONSUMER.PAUSE." + d.Stream + "." + d.Name }
+
+func (d Durable) wrap(err error) error {
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%s of %s: %w: make it with `drover streams apply`", d.Name, d.Stream, err)
+	}
+	return fmt.Errorf("%s of %s: %w", d.Name, d.Stream, err)
+}
 
 func pauseKey(class task.Class, service string) (string, error) {
 	for _, t := range []string{string(class), service} {

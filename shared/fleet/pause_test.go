@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/natstest"
 )
@@ -79,23 +81,39 @@ func TestPauseAndResume(t *testing.T) {
 		var shares []string
 		for _, r := range known {
 			shares = append(shares, string(r.Class)+"/"+r.Service)
-			if r.Reason != "the provider is down" || r.By != "ada" || !r.Explains(until.Truncate(time.Second)) || time.Since(r.At) > time.Minute {
+			if r.Reason != "the provider is down" || r.By != "ada" || r.Until.Before(until) || r.Until.After(until.Add(time.Second)) || !r.Explains(r.Until) || time.Since(r.At) > time.Minute {
 				t.Errorf("%s: the record is %+v", tt.name, r)
 			}
 		}
 		if diff := cmp.Diff(tt.shares, shares); diff != "" {
 			t.Errorf("%s: shares with a record (-want +got):\n%s", tt.name, diff)
 		}
-		resumed, err := fleet.Resume(t.Context(), js, all)
+		resumed, err := fleet.Resume(t.Context(), js, all, "bob")
 		if diff := cmp.Diff(paused, resumed); diff != "" || err != nil {
 			t.Errorf("%s: Resume() = %v; (-paused +resumed):\n%s", tt.name, err, diff)
 		}
 		if got := stopped(t, js, all); len(got) > 0 {
 			t.Errorf("%s: %v are still paused", tt.name, got)
 		}
-		if again, err := fleet.Resume(t.Context(), js, all); len(again) > 0 || err != nil {
+		if again, err := fleet.Resume(t.Context(), js, all, "bob"); len(again) > 0 || err != nil {
 			t.Errorf("%s: Resume() of what runs = %v, %v, want nothing", tt.name, again, err)
 		}
+	}
+	var trail []string
+	for e, err := range audit.List(t.Context(), js, audit.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		trail = append(trail, fmt.Sprint(e.Verb, " ", e.Phase, " by ", e.By, " of ", e.Targets, ": ", e.Reason, " ", e.Counts))
+	}
+	wantTrail := []string{
+		"pause intent by ada of [slow/email slow/pdf]: the provider is down map[]",
+		"pause outcome by ada of [slow/email slow/pdf]: the provider is down map[paused:2]",
+		"resume intent by bob of [urgent/email slow/email slow/pdf]:  map[]",
+		"resume outcome by bob of [urgent/email slow/email slow/pdf]:  map[resumed:2]",
+	}
+	if diff := cmp.Diff(wantTrail, trail[:min(4, len(trail))]); diff != "" || len(trail) != 3*6 {
+		t.Errorf("%d entries in the trail, want 18; the first (-want +got):\n%s", len(trail), diff)
 	}
 }
 
@@ -120,6 +138,55 @@ func TestPauseEnds(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if n := messages(t, js); n != 0 {
 			t.Errorf("the bucket still holds %d messages", n)
+		}
+	})
+}
+
+// A task whose worker dies during a pause waits for its end, and one that is settled
+// meanwhile is settled.
+func TestPauseKeepsWhatIsInFlight(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		all := topology(t, js)
+		for range 2 {
+			if _, err := js.Publish(t.Context(), "tasks.urgent.email.send", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := js.Consumer(t.Context(), "TASKS_URGENT", "email")
+		if err != nil {
+			t.Fatal(err)
+		}
+		take := func(n int) (out []jetstream.Msg) {
+			batch, err := c.FetchNoWait(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for m := range batch.Messages() {
+				out = append(out, m)
+			}
+			return out
+		}
+		held := take(2)
+		if _, err := fleet.Pause(t.Context(), js, all[:2], fleet.Record{Until: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := held[0].DoubleAck(t.Context()); err != nil {
+			t.Errorf("acknowledging during a pause: %v", err)
+		}
+		time.Sleep(time.Minute) // thirty times ack-wait
+		if again := take(2); len(again) != 0 {
+			t.Errorf("%d tasks are handed out during the pause, want none", len(again))
+		}
+		if _, err := fleet.Resume(t.Context(), js, all[:2], ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		again := take(2)
+		if len(again) != 1 {
+			t.Fatalf("%d tasks are handed out after the pause, want the one that was not settled", len(again))
+		}
+		if m, err := again[0].Metadata(); err != nil || m.NumDelivered != 2 {
+			t.Errorf("it is delivered for the time %d, %v; want the second", m.NumDelivered, err)
 		}
 	})
 }
@@ -163,7 +230,7 @@ func TestPauseFails(t *testing.T) {
 
 func TestPauseIsDenied(t *testing.T) {
 	t.Parallel()
-	user, admin := restricted(t, "$KV.FLEET.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.>")
+	user, admin := restricted(t, "audit.>", "$KV.FLEET.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.>")
 	all := topology(t, admin)
 	_, err := fleet.Pause(t.Context(), user, all[:1], fleet.Record{Until: time.Now().Add(time.Hour)})
 	if !errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "CONSUMER.PAUSE.TASKS_URGENT.email") {

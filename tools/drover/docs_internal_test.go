@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
@@ -98,6 +99,8 @@ func TestKeys(t *testing.T) {
 	for verb, v := range map[string]any{
 		"`enqueue`":                       enqueued{},
 		"`lanes`":                         laneState{},
+		"`ps`":                            fleet.Process{},
+		"`pause`, `resume`":               fleet.Record{},
 		"`dead ls`":                       letter{},
 		"`dead show`":                     story{},
 		"`dead redrive`, `dead discard`":  moved{},

@@ -29,6 +29,9 @@ type cli struct {
 
 	Enqueue enqueueCmd `cmd:"" group:"work" help:"Publish a task, or many."`
 	Lanes   lanesCmd   `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
+	Ps      psCmd      `cmd:"" group:"work" help:"Show which processes run, and what they do."`
+	Pause   pauseCmd   `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
+	Resume  resumeCmd  `cmd:"" group:"work" help:"End a pause before its time."`
 	Dead    deadCmd    `cmd:"" group:"work" help:"List, explain, redrive or discard dead letters."`
 
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`

@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "looks": looks, "collector": collector,
+			"paused": paused, "held": held, "removed": removed, "taken": taken, "announced": announced,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -235,8 +236,8 @@ func (l *labourers) once(n int) {
 	}
 }
 
-// end asks a process to end and waits for that.
-func (l *labourers) end(cmd *exec.Cmd, log *journal, ended <-chan struct{}) {
+// end asks a process to end and waits until it has, with one of the codes.
+func (l *labourers) end(cmd *exec.Cmd, log *journal, ended <-chan struct{}, codes ...int) {
 	l.tb.Helper()
 	_ = cmd.Process.Signal(syscall.SIGTERM) // it has just ended: the code tells
 	select {
@@ -245,7 +246,7 @@ func (l *labourers) end(cmd *exec.Cmd, log *journal, ended <-chan struct{}) {
 		l.tb.Errorf("process %d still runs after %v", cmd.Process.Pid, patience)
 		return
 	}
-	if code := cmd.ProcessState.ExitCode(); code != 0 {
-		l.tb.Errorf("process %d ended with %d, want 0; it logged:\n%s", cmd.Process.Pid, code, log)
+	if code := cmd.ProcessState.ExitCode(); !slices.Contains(codes, code) {
+		l.tb.Errorf("process %d ended with %d, want one of %v; it logged:\n%s", cmd.Process.Pid, code, codes, log)
 	}
 }

@@ -157,7 +157,7 @@ func TestPauseKeepsWhatIsInFlight(t *testing.T) {
 			t.Fatal(err)
 		}
 		take := func(n int) (out []jetstream.Msg) {
-			batch, err := c.FetchNoWait(n)
+			batch, err := c.Fetch(n, jetstream.FetchMaxWait(time.Second))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -201,3 +201,33 @@ func TestDenied(t *testing.T) {
 		t.Errorf("Put of another service = %v, want %s", err, says)
 	}
 }
+
+// These permissions are all that a service's process needs here.
+func TestPermissionsOfAService(t *testing.T) {
+	t.Parallel()
+	user, admin := restricted(t, "$KV.FLEET.process.email.*", "$KV.FLEET.recycle.email",
+		"$JS.API.STREAM.INFO.KV_FLEET", "$JS.API.DIRECT.GET.KV_FLEET.$KV.FLEET.recycle.email")
+	if err := fleet.Put(t.Context(), user, fleet.Process{Service: "email", Instance: "A"}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, admin, "listed", "A")
+	if err := fleet.Remove(t.Context(), user, "email", "A"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, admin, "removed")
+	for range 2 { // the second time there is a marker of the first
+		turn, err := fleet.TakeTurn(t.Context(), user, "email", "A", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fleet.TakeTurn(t.Context(), user, "email", "B", time.Minute); !errors.Is(err, fleet.ErrTaken) {
+			t.Errorf("TakeTurn() = %v, want %v", err, fleet.ErrTaken)
+		}
+		if err := turn.GiveBack(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := fleet.TakeTurn(t.Context(), user, "pdf", "A", time.Minute); !errors.Is(err, fleet.ErrDenied) {
+		t.Errorf("TakeTurn() of another service = %v, want %v", err, fleet.ErrDenied)
+	}
+}

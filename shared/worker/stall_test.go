@@ -80,7 +80,7 @@ func TestExhaustedAckPending(t *testing.T) {
 		for _, id := range []string{"a", "b", "c", "d", "e"} {
 			publish(t, js, id, note{})
 		}
-		hoard, err := c.FetchNoWait(2)
+		hoard, err := c.Fetch(2, jetstream.FetchMaxWait(time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}

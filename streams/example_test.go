@@ -49,7 +49,7 @@ func Example() {
 	// create bucket BODIES <nil>
 	// 0 changes, <nil>
 	// update stream TASKS_URGENT
-	//     max bytes: 1GiB -> 2GiB <nil>
+	//     max bytes: 1 GiB → 2 GiB <nil>
 	// <nil>
 	// urgent email 0 <nil>
 }

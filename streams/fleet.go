@@ -45,8 +45,9 @@ type Fleet struct {
 	AllowShortAckWait bool // for tests: an ack-wait below [MinAckWait] does not outlive a leader election
 	Classes           []Class
 	Services          []Service
-	Dead              Store // DEAD
-	Bodies            Store // BODIES
+	Producers         []Producer // may be empty: then only operators can enqueue under permissions
+	Dead              Store      // DEAD
+	Bodies            Store      // BODIES
 }
 
 // Class is how soon a task should start, and the bounds within which it runs.

@@ -10,11 +10,12 @@ import (
 type Topology struct {
 	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES, AUDIT
 	Consumers []Consumer               // by class and service, the live one before the one of its retries
+	Watchers  []Consumer               // of services that take no tasks; Class and Retry are empty
 	Bodies    jetstream.ObjectStoreConfig
-	Buckets   []jetstream.KeyValueConfig // every service's process needs all of them
+	Buckets   []jetstream.KeyValueConfig // FLEET, and ALERTS of the watchers
 }
 
-// Consumer is one durable consumer: a lane.
+// Consumer is one durable consumer: a lane, or a watcher.
 type Consumer struct {
 	Stream  string
 	Config  jetstream.ConsumerConfig
@@ -39,8 +40,9 @@ func (f *Fleet) Topology() Topology {
 		}
 	}
 	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories(), f.audit())
+	t.Watchers = watchers()
 	t.Bodies = f.bodies()
-	t.Buckets = append(t.Buckets, f.presence())
+	t.Buckets = append(t.Buckets, f.presence(), f.alerts())
 	return t
 }
 

@@ -55,6 +55,11 @@ type Service struct {
 	Help  string // one sentence that says what it does
 	Admin string // default of --admin, HOST:PORT; "" means no admin port
 
+	// NoTasks is for a service that works no tasks. It is not in the fleet file,
+	// is given no classes, and its Run runs no worker; what it needs of the broker
+	// is known to [streams.Check] by its name.
+	NoTasks bool
+
 	// Config is a pointer to a struct that kong can read: its fields become
 	// flags and environment variables beside the common ones. nil means none.
 	Config any
@@ -64,6 +69,7 @@ type Service struct {
 	Check func() error
 
 	// Run makes the handlers and a worker, and has [Env.Run] run it until ctx is done.
+	// Without tasks it does whatever the service is for until ctx is done.
 	Run func(ctx context.Context, env *Env) error
 
 	// Usage is how the service is invoked, for its help; "" means Name.

@@ -68,14 +68,17 @@ func ExamplePublishAll() {
 		return
 	}
 	mails := []Send{{To: "a@example.org"}, {To: "b@example.org"}, {To: "c@example.org"}, {To: "d@example.org"}}
-	outcomes, err := client.PublishAll(context.Background(), c, mails)
-	fmt.Println(err)
+	outcomes, _ := client.PublishAll(context.Background(), c, mails) // the error says how many failed
 	for i, o := range outcomes {
-		if errors.Is(o.Err, client.ErrFull) {
-			fmt.Println("not stored:", mails[i].To)
+		if e, ok := errors.AsType[*client.FullError](o.Err); ok {
+			fmt.Printf("not stored: %s, %s holds %d of %d\n", mails[i].To, e.Stream, e.Messages, e.MaxMessages)
 		}
 	}
+
+	// Or wait until workers have made room, here in vain.
+	_, err = client.PublishAll(context.Background(), c, mails[3:], client.WaitForRoom(100*time.Millisecond))
+	fmt.Println(errors.Is(err, client.ErrFull))
 	// Output:
-	// publish 4 tasks: 1 failed, the first is number 3: publish email.send: the stream is full: maximum messages exceeded
-	// not stored: d@example.org
+	// not stored: d@example.org, TASKS_DEFAULT holds 3 of 3
+	// true
 }

@@ -3,29 +3,18 @@ package natstest
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"os/signal"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-const (
-	roleEnv    = "DROVER_TEST_ROLE"
-	brokerRole = "natstest-broker"
-)
+const roleEnv = "DROVER_TEST_ROLE"
 
 // Main is the body of a TestMain whose tests kill processes. The test binary is
 // started again for each of them, as one of roles, which are called by name and
@@ -132,6 +121,20 @@ func (p *Process) Output() string {
 // PID is the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// Pause stops the process where it is (SIGSTOP), as a machine that swaps or is
+// suspended does: its connections stay open and it answers nothing. Kill works on
+// a paused process too.
+func (p *Process) Pause() {
+	p.tb.Helper()
+	p.Signal(syscall.SIGSTOP)
+}
+
+// Resume lets a paused process go on (SIGCONT); it does nothing to one that runs.
+func (p *Process) Resume() {
+	p.tb.Helper()
+	p.Signal(syscall.SIGCONT)
+}
+
 // Signal sends sig to the process alone, not to its children.
 func (p *Process) Signal(sig syscall.Signal) {
 	p.tb.Helper()
@@ -169,85 +172,4 @@ func (p *Process) Wait() {
 	case <-time.After(processLimit):
 		p.tb.Errorf("process %d still runs after %v\n%s", p.PID(), processLimit, p.Output())
 	}
-}
-
-// Broker is a nats-server in a child process, on one loopback port and one store
-// over all its lives.
-type Broker struct {
-	*Process
-	URL string
-	env []string
-}
-
-// StartBroker starts a nats-server with JetStream in a child process.
-func StartBroker(tb testing.TB) *Broker {
-	tb.Helper()
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
-	b := &Broker{
-		URL: fmt.Sprintf("nats://127.0.0.1:%d", port),
-		env: []string{"NATSTEST_PORT=" + strconv.Itoa(port), "NATSTEST_DIR=" + tb.TempDir()},
-	}
-	b.Restart(tb)
-	return b
-}
-
-// Restart starts the broker again after it was killed or stopped.
-func (b *Broker) Restart(tb testing.TB) {
-	tb.Helper()
-	b.Process = Spawn(tb, brokerRole, b.env...)
-}
-
-// Connect returns a JetStream context on the broker that reconnects for ever. It
-// is closed when tb ends.
-func (b *Broker) Connect(tb testing.TB) jetstream.JetStream {
-	tb.Helper()
-	return Connect(tb, b.URL)
-}
-
-// Connect returns a JetStream context on the server at url that reconnects for
-// ever. It is closed when tb ends.
-func Connect(tb testing.TB, url string) jetstream.JetStream {
-	tb.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		tb.Fatalf("connect to %s: %v", url, err)
-	}
-	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		tb.Fatalf("connect to %s: %v", url, err)
-	}
-	return js
-}
-
-func brokerMain() int {
-	port, err := strconv.Atoi(os.Getenv("NATSTEST_PORT"))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
-	}
-	s, err := server.NewServer(&server.Options{
-		ServerName: "natstest", Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: os.Getenv("NATSTEST_DIR"), NoSigs: true, NoLog: true,
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	s.Start()
-	if !s.ReadyForConnections(readyWithin) {
-		fmt.Fprintln(os.Stderr, "nats-server is not ready")
-		return 1
-	}
-	fmt.Println("ready", s.ClientURL()) //nolint:forbidigo // it is the protocol of Spawn
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
-	return 0
 }

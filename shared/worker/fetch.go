@@ -87,9 +87,11 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	}
 }
 
+func (l *lane) api(call string) string { return l.w.api(call) }
+
 // api is the subject of a JetStream API call under the prefix of the account.
-func (l *lane) api(call string) string {
-	prefix := l.w.js.Options().APIPrefix
+func (w *Worker) api(call string) string {
+	prefix := w.js.Options().APIPrefix
 	if prefix == "" {
 		prefix = "$JS.API."
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -54,13 +55,23 @@ func (a *App) connect(ctx context.Context) (jetstream.JetStream, func(), error) 
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	js, err := broker.Connect(ctx, broker.Options{
-		URL: a.NATS, Name: "drover", Creds: a.Creds, NKey: a.NKey,
+		URL: a.NATS, Name: a.user(), Creds: a.Creds, NKey: a.NKey,
 		Logger: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return js, js.Conn().Close, nil
+}
+
+// user is the name to connect as, which the permissions of an inbox go by: that of
+// the key, as `drover keys` names its file.
+func (a *App) user() string {
+	if file := filepath.Base(a.NKey); strings.HasSuffix(file, ".nk") {
+		name, _, _ := strings.Cut(file, ".")
+		return name
+	}
+	return streams.OperatorUser
 }
 
 // limit is ctx for one conversation with the broker.

@@ -12,10 +12,12 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/keyring"
 	"github.com/droverhq/drover/tools/supervise"
 )
 
@@ -97,14 +99,18 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	rows := tableOf(t, "| verb | keys |")
 	for verb, v := range map[string]any{
-		"`enqueue`":                       enqueued{},
-		"`lanes`":                         laneState{},
-		"`ps`":                            fleet.Process{},
-		"`pause`, `resume`":               fleet.Record{},
-		"`dead ls`":                       letter{},
-		"`dead show`":                     story{},
-		"`dead redrive`, `dead discard`":  moved{},
+		"`enqueue`":         enqueued{},
+		"`lanes`":           laneState{},
+		"`ps`":              fleet.Process{},
+		"`pause`, `resume`": fleet.Record{},
+		"`dead ls`":         letter{},
+		"`dead show`":       story{},
+		"`dead redrive`, `dead edit`, `dead discard`": moved{},
+		"`dead redrive`, `dead edit` of many: stages": stage{},
+		"`dead groups`":                   group{},
+		"`audit ls`":                      audit.Entry{},
 		"`streams plan`, `streams apply`": streams.Change{},
+		"`keys`":                          keyring.Key{},
 		"`version`":                       versions{},
 		"`up`: each of `processes`":       supervise.Process{},
 		"`up`: each of `lanes`":           supervise.Share{},
@@ -164,7 +170,7 @@ func TestExitCodes(t *testing.T) {
 	if diff := cmp.Diff(plain(help), plain(page)); diff != "" {
 		t.Errorf("exit codes (-help +%s):\n%s", commandsPage, diff)
 	}
-	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitInterrupted} {
+	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitChanges, exitInterrupted} {
 		if _, ok := help[strconv.Itoa(c)]; !ok {
 			t.Errorf("exit code %d is not explained", c)
 		}

@@ -27,6 +27,7 @@ const (
 	exitRefused     = 4
 	exitUnreachable = 5
 	exitUnknown     = 6
+	exitChanges     = 7
 	exitInterrupted = 130
 )
 
@@ -43,6 +44,7 @@ const exitCodes = `Exit codes of drover:
     5    the broker cannot be reached, is too old, or does not answer in time
     6    unknown: the broker was lost before it said whether the task is stored.
          Enqueue again with the same --id, and it runs once
+    7    "streams plan --check" only: apply would change something
     75   "run" only: start a fresh process, this one is worn or too many handlers
          are stuck
     130  interrupted before it was done

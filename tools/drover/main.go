@@ -32,9 +32,11 @@ type cli struct {
 	Ps      psCmd      `cmd:"" group:"work" help:"Show which processes run, and what they do."`
 	Pause   pauseCmd   `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
 	Resume  resumeCmd  `cmd:"" group:"work" help:"End a pause before its time."`
-	Dead    deadCmd    `cmd:"" group:"work" help:"List, explain, redrive or discard dead letters."`
+	Dead    deadCmd    `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
+	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
 
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`
+	Keys    keysCmd    `cmd:"" group:"keep" help:"Make the keys of the fleet, and the broker's file of who may do what."`
 	Bench   benchCmd   `cmd:"" group:"keep" help:"Measure how fast tasks go, against bare nats.go."`
 	Version versionCmd `cmd:"" group:"keep" help:"Show versions of the command, nats-server and Go."`
 	Help    helpCmd    `cmd:"" group:"keep" help:"Help about a verb or a topic, such as exit-codes."`

@@ -25,6 +25,8 @@ type Lane struct {
 	Pulls       int    // requests of workers for more: 0 with Depth means that none is free, or none is there
 	Paused      bool   // the consumer hands nothing out; a task whose holder dies waits as well
 
+	PausedUntil time.Time // when the consumer goes on by itself; zero unless Paused
+
 	WaitingAge time.Duration // of the oldest in Depth, since it was stored; 0 when Depth is 0
 	OldestAge  time.Duration // of the oldest in the lane, delivered or not; 0 when there is none
 
@@ -72,6 +74,9 @@ func lane(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error)
 		Class: c.Class, Service: c.Service, Retry: c.Retry,
 		Depth: info.NumPending, InFlight: info.NumAckPending, Redelivered: info.NumRedelivered,
 		Pulls: info.NumWaiting, Paused: info.Paused,
+	}
+	if l.Paused && info.Config.PauseUntil != nil {
+		l.PausedUntil = info.Config.PauseUntil.UTC()
 	}
 	now := info.TimeStamp // by the broker's clock, as the times that messages were stored
 	if now.IsZero() {

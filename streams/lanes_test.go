@@ -104,7 +104,8 @@ func TestLanesPausedAndRedelivered(t *testing.T) {
 		take(t, js, "TASKS_URGENT", "email", 5*time.Second)
 		time.Sleep(21 * time.Second) // past ack-wait
 		take(t, js, "TASKS_URGENT", "email", 5*time.Second)
-		if _, err := js.PauseConsumer(t.Context(), "RETRY", "urgent-email", time.Now().Add(time.Hour)); err != nil {
+		until := time.Now().Add(time.Hour).UTC()
+		if _, err := js.PauseConsumer(t.Context(), "RETRY", "urgent-email", until); err != nil {
 			t.Fatal(err)
 		}
 		got, err := streams.Lanes(t.Context(), js, small())
@@ -113,7 +114,7 @@ func TestLanesPausedAndRedelivered(t *testing.T) {
 		}
 		want := []streams.Lane{
 			{Class: task.Urgent, Service: "email", InFlight: 1, Redelivered: 1, OldestAge: 21 * time.Second},
-			{Class: task.Urgent, Service: "email", Retry: true, Paused: true},
+			{Class: task.Urgent, Service: "email", Retry: true, Paused: true, PausedUntil: until},
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("Lanes (-want +got):\n%s", d)

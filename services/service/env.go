@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -26,7 +27,9 @@ type Env struct {
 	classes []worker.Class
 	pool    worker.Pool
 	drain   time.Duration
+	recycle []worker.Option
 	health  *health
+	doing   *doing
 }
 
 // WorkerOptions are what the fleet file and the flags say of a worker of this
@@ -34,18 +37,27 @@ type Env struct {
 // logger and telemetry. Options that follow them win, except worker.Serve, which
 // adds classes.
 func (e *Env) WorkerOptions() []worker.Option {
-	return []worker.Option{
+	return append([]worker.Option{
 		worker.Serve(e.classes...),
 		worker.Only(e.pool),
 		worker.DrainLimit(e.drain),
 		worker.Logger(e.Log),
 		worker.TracerProvider(e.TracerProvider),
 		worker.MeterProvider(e.MeterProvider),
-	}
+	}, e.recycle...)
 }
 
-// Ready names the function that /readyz asks from now on, usually a worker's
-// Ready. Until it is called the service is not ready.
+// Run runs w, which was made with WorkerOptions, until ctx is done. Meanwhile
+// /readyz asks it, and `drover ps` shows what it does. It returns what w's Run
+// returns.
+func (e *Env) Run(ctx context.Context, w *worker.Worker) error {
+	e.Ready(w.Ready)
+	e.doing.ask(w.Status)
+	return w.Run(ctx)
+}
+
+// Ready names the function that /readyz asks from now on, for a service that does
+// more than [Env.Run] a worker. Until it is called the service is not ready.
 func (e *Env) Ready(f func() error) { e.health.ask(f) }
 
 // workerClasses are the classes of the fleet file as a worker takes them.

@@ -19,8 +19,7 @@ func ExampleExec() {
 				return err
 			}
 			worker.Handle(w, func(context.Context, ping) error { return nil })
-			env.Ready(w.Ready)
-			return w.Run(ctx)
+			return env.Run(ctx, w)
 		},
 	}
 	code := service.Exec(context.Background(), s, []string{"--class", "slow"}, os.Stdout, os.Stdout)

@@ -32,6 +32,9 @@ type flags struct {
 	Admin string        `env:"DROVER_ADMIN_ADDR" default:"${admin}" placeholder:"HOST:PORT" help:"Where /healthz, /readyz and /metrics are; empty for nowhere, port 0 for any free one. The default is ${admin_default}."`
 	Drain time.Duration `env:"DROVER_DRAIN" default:"25s" help:"How long running tasks may go on after SIGTERM, before they are given back."`
 
+	RecycleAfter int  `env:"DROVER_RECYCLE_AFTER" default:"0" placeholder:"TASKS" help:"Ask for a fresh process once so many tasks are settled; 0, the default, for never."`
+	RecycleAbove size `env:"DROVER_RECYCLE_ABOVE" default:"0" placeholder:"SIZE" help:"Ask for a fresh process once this one occupies more memory than that, such as 200MiB; 0, the default, for never."`
+
 	LogLevel  slog.Level `env:"DROVER_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
 	LogFormat string     `env:"DROVER_LOG_FORMAT" enum:"text,json" default:"text" help:"Format of the log on standard error: text or json."`
 
@@ -73,12 +76,18 @@ Examples:
     %[1]s --nats nats://broker:4222 --creds /etc/drover/%[2]s.creds
     %[1]s --class urgent               # a process for one class alone
     %[1]s --pool retry --admin :9090   # the retries of all classes
-    DROVER_LOG_FORMAT=json %[1]s --fleet fleet.yaml`
+    DROVER_LOG_FORMAT=json %[1]s --fleet fleet.yaml
+    %[1]s --class slow --drain 15m     # no running task is cut short by a restart
+    %[1]s --recycle-after 1000 --recycle-above 200MiB
+
+A process that asks to be recycled drains, one of a service at a time, and exits
+with 75: run it under a supervisor that starts it again. Give that supervisor the
+drain limit and 35 s before it kills.`
 
 const exits = `
 
 Exit codes: 0 drained after SIGTERM or SIGINT, 1 error, 2 wrong usage, 75 start a
-fresh process (too many handlers ignore their cancelled context).`
+fresh process (it is worn, or too many handlers ignore their cancelled context).`
 
 // settings are the checked flags, and what they lead to.
 type settings struct {
@@ -143,6 +152,9 @@ func (c *settings) resolve(s Service) error {
 	}
 	if c.Wait < 0 || c.Drain < 0 {
 		errs = append(errs, fmt.Errorf("--nats-wait %v and --drain %v: neither can be negative", c.Wait, c.Drain))
+	}
+	if c.RecycleAfter < 0 {
+		errs = append(errs, fmt.Errorf("--recycle-after %d: want 0 for never, or more", c.RecycleAfter))
 	}
 	if c.Admin != "" {
 		if _, _, err := net.SplitHostPort(c.Admin); err != nil {

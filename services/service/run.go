@@ -43,8 +43,9 @@ type process struct {
 // or the version, which go to stdout. The log goes to stderr.
 //
 // It returns an error wrapping [ErrUsage] before it starts anything when flags,
-// environment or files are wrong, one wrapping [worker.ErrLeaked] when the
-// service should be started again at once, and otherwise what ended the service.
+// environment or files are wrong, one wrapping [worker.ErrLeaked] or
+// [worker.ErrRecycle] when the service should be started again at once, and
+// otherwise what ended the service.
 func Run(ctx context.Context, s Service, args []string, stdout, stderr io.Writer) error {
 	child := worker.IsChild() // asked first: the worker forgets it when it runs
 	c, err := configure(s, args, stdout)
@@ -83,15 +84,34 @@ func Run(ctx context.Context, s Service, args []string, stdout, stderr io.Writer
 	err = p.connect(ctx)
 	switch {
 	case err == nil:
-		err = s.Run(ctx, &Env{
+		e := &Env{
 			Service: s.Name, JetStream: p.js, Fleet: c.fleet, Log: log,
 			TracerProvider: t.traces, MeterProvider: t.meters,
-			classes: workerClasses(c.classes), pool: c.Pool, drain: c.Drain, health: p.health,
-		})
+			classes: workerClasses(c.classes), pool: c.Pool, drain: c.Drain, health: p.health, doing: new(doing),
+		}
+		err = p.work(ctx, e, t.instance)
 	case asked(ctx):
 		return nil // nothing was started
 	}
 	return outcome(ctx, err)
+}
+
+// work runs the service. The fleet knows of it for that long.
+func (p *process) work(ctx context.Context, e *Env, instance string) error {
+	if p.child {
+		return p.service.Run(ctx, e)
+	}
+	turn := &turn{js: p.js, service: p.service.Name, instance: instance, limit: p.Drain + afterDrain}
+	e.recycle = []worker.Option{
+		worker.RecycleAfter(p.RecycleAfter), worker.RecycleAbove(int64(p.RecycleAbove)), worker.Turn(turn.take),
+	}
+	end := p.announce(ctx, e.doing, instance)
+	err := p.service.Run(ctx, e)
+	end()
+	if err := turn.giveBack(ctx); err != nil {
+		p.log.WarnContext(ctx, "other processes of the service cannot be recycled for a while", slog.Any("error", err), slog.String("limit", turn.limit.String()))
+	}
+	return err
 }
 
 // outcome is the error of a run that ended with err: why it had to end, or nil

@@ -15,7 +15,12 @@
 // telemetry is flushed and the connection closed. A second signal ends the
 // process at once, and the broker gives its tasks to others. A broker connection
 // that is closed for good ends the process with an error, for its supervisor to
-// start a fresh one.
+// start a fresh one. A worker that wants to be recycled takes the turn of its
+// service, drains, and ends the process for the same.
+//
+// While [Service.Run] runs, the process is in the list of the fleet's processes
+// that `drover ps` shows. That it cannot be put there is a warning, once, and
+// stops nothing.
 //
 // A process that the worker has started for one task (see [worker.IsChild]) goes
 // the same way without an admin port, a check of the topology and a handling of
@@ -63,9 +68,8 @@ type Service struct {
 	// Its error is one of usage. nil means nothing is to be checked.
 	Check func() error
 
-	// Run makes the handlers and runs a worker until ctx is done. It hands the
-	// worker's Ready to [Env.Ready]. Without tasks it does whatever the service is
-	// for until ctx is done.
+	// Run makes the handlers and a worker, and has [Env.Run] run it until ctx is done.
+	// Without tasks it does whatever the service is for until ctx is done.
 	Run func(ctx context.Context, env *Env) error
 
 	// Usage is how the service is invoked, for its help; "" means Name.
@@ -81,7 +85,7 @@ const (
 	exitDrained = 0  // asked to end, and every delivery is settled
 	exitError   = 1  // it ended by itself; the error says why
 	exitUsage   = 2  // starting it again changes nothing
-	exitRestart = 75 // EX_TEMPFAIL: too many handlers are stuck, start a fresh process
+	exitRestart = 75 // EX_TEMPFAIL: it is worn, or too many handlers are stuck: start a fresh process
 )
 
 // Main runs s with the arguments of this process, and exits with one of the codes
@@ -101,6 +105,9 @@ func Exec(ctx context.Context, s Service, args []string, stdout, stderr io.Write
 	case errors.Is(err, ErrUsage):
 		_, _ = fmt.Fprintf(stderr, "%s: %v\nRun \"%s --help\" for all flags.\n", s.Name, err, s.usage())
 		return exitUsage
+	case errors.Is(err, worker.ErrRecycle):
+		slog.InfoContext(ctx, "service wants a fresh process", slog.String("reason", err.Error()))
+		return exitRestart
 	case errors.Is(err, worker.ErrLeaked):
 		slog.ErrorContext(ctx, "service wants a fresh process", slog.Any("error", err))
 		return exitRestart

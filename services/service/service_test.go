@@ -22,11 +22,16 @@ import (
 	"github.com/droverhq/drover/streams"
 )
 
-// processEnv makes this test binary the service of process_test.go.
+// processEnv makes this test binary the service of process_test.go, or that of
+// labour_test.go.
 const processEnv = "SERVICE_TEST_PROCESS"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(processEnv) != "" {
+	switch os.Getenv(processEnv) {
+	case "":
+	case "labourer":
+		service.Main(labourer())
+	default:
 		service.Main(waiter())
 	}
 	for _, v := range os.Environ() { // what the machine sets is not under test
@@ -59,8 +64,7 @@ func pinger(f func(context.Context, *service.Env) error) service.Service {
 				return err
 			}
 			worker.Handle(w, func(ctx context.Context, _ ping) error { return f(ctx, env) })
-			env.Ready(w.Ready)
-			return w.Run(ctx)
+			return env.Run(ctx, w)
 		},
 	}
 }

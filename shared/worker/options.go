@@ -91,6 +91,7 @@ type config struct {
 	drain   time.Duration
 	grace   time.Duration
 	leaks   int
+	recycle recycling
 	log     *slog.Logger
 	traces  trace.TracerProvider
 	meter   metric.MeterProvider

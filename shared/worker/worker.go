@@ -140,8 +140,9 @@ func New(js jetstream.JetStream, service string, opts ...Option) (*Worker, error
 //
 // It returns the registration mistakes before taking anything, an error wrapping
 // [ErrNotBound] when a consumer does not exist, one wrapping broker.ErrDenied when
-// the worker may not ask for it, and [ErrLeaked], after draining, when too many
-// handlers were abandoned. It can be called once.
+// the worker may not ask for it, and after draining [ErrLeaked] when too many
+// handlers were abandoned, or [ErrRecycle] when the process has reached a mark that
+// the options set. It can be called once.
 //
 // While it runs it listens in on the connection's error handler for permissions
 // that it lacks: set no other handler meanwhile.
@@ -182,13 +183,26 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.setStatus(nil)
 		w.log.InfoContext(ctx, "worker takes tasks", slog.String(telemetry.TaskService, w.service), slog.Int("lanes", len(w.lanes)))
 	}
-	<-ctx.Done()
+	w.watch(ctx)
 	w.setStatus(ErrDraining)
 	w.drainLanes()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}
 	return nil
+}
+
+// watch looks after what the lanes cannot see of themselves, until ctx is done.
+func (w *Worker) watch(ctx context.Context) {
+	var wg sync.WaitGroup
+	if ctx.Err() == nil {
+		wg.Go(func() { w.watchRecycle(ctx) })
+		for _, l := range w.lanes {
+			wg.Go(func() { l.watch(ctx) })
+		}
+	}
+	<-ctx.Done()
+	wg.Wait()
 }
 
 // bind makes the lanes of the consumers that this worker serves, after asking
@@ -289,9 +303,11 @@ func (w *Worker) setStatus(err error) {
 	w.mu.Unlock()
 }
 
-// leak counts an abandoned handler, and ends the worker when there are too many.
+// leak counts an abandoned handler, and ends the worker when there are too many
+// and no turn is to be waited for.
 func (w *Worker) leak(n int64) {
-	if total := w.leaked.Add(n); n > 0 && total >= int64(w.leaks) {
-		w.stop(fmt.Errorf("%w: %d handlers of %s ignore their cancelled contexts", ErrLeaked, total, w.service))
+	w.leaked.Add(n)
+	if err := w.leaking(); n > 0 && err != nil && w.recycle.turn == nil {
+		w.stop(err)
 	}
 }

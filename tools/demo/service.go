@@ -76,8 +76,7 @@ func runService(ctx context.Context, env *service.Env) error {
 		<-ctx.Done() // it does not come to this
 		return context.Cause(ctx)
 	})
-	env.Ready(w.Ready)
-	return w.Run(ctx)
+	return env.Run(ctx, w)
 }
 
 // say publishes s of the task of ctx, and returns once the broker has heard it.

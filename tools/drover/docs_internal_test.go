@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/shared/audit"
+	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
@@ -99,10 +100,12 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	rows := tableOf(t, "| verb | keys |")
 	for verb, v := range map[string]any{
-		"`enqueue`":   enqueued{},
-		"`lanes`":     laneState{},
-		"`dead ls`":   letter{},
-		"`dead show`": story{},
+		"`enqueue`":         enqueued{},
+		"`lanes`":           laneState{},
+		"`ps`":              fleet.Process{},
+		"`pause`, `resume`": fleet.Record{},
+		"`dead ls`":         letter{},
+		"`dead show`":       story{},
 		"`dead redrive`, `dead edit`, `dead discard`": moved{},
 		"`dead redrive`, `dead edit` of many: stages": stage{},
 		"`dead groups`":                   group{},

@@ -10,8 +10,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -45,7 +47,8 @@ const exitCodes = `Exit codes of drover:
          Enqueue again with the same --id, and it runs once
     7    "streams plan --check" only: apply would change something
     8    "doctor" only: something is wrong with the fleet, and the report says what
-    75   "run" only: start a fresh process, too many handlers are stuck
+    75   "run" only: start a fresh process, this one is worn or too many handlers
+         are stuck
     130  interrupted before it was done
 `
 
@@ -111,6 +114,7 @@ func codeOf(err error) int {
 	case is(errNotFound):
 		return exitNotFound
 	case is(errRefused, client.ErrNoStream, client.ErrFull, client.ErrTooLarge, client.ErrDenied, streams.ErrRefused,
+		fleet.ErrNoBucket, fleet.ErrDenied, audit.ErrNoStream, audit.ErrDenied,
 		nats.ErrAuthorization, nats.ErrPermissionViolation):
 		return exitRefused
 	case is(broker.ErrUnreachable, broker.ErrTooOld, broker.ErrNoJetStream, errSilent, context.DeadlineExceeded,

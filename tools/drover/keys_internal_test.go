@@ -45,7 +45,7 @@ func TestVerbsWithKeys(t *testing.T) {
 		code int
 		says string
 	}{
-		{"streams apply", "drover", exitOK, "changed"},
+		{"streams apply", "drover", exitOK, "created"},
 		{"enqueue email.send to=a", "drover", exitOK, ""},
 		{"enqueue email.send to=a", "producer", exitOK, ""},
 		{"lanes", "drover", exitOK, "email"},

@@ -35,6 +35,9 @@ func (lanesCmd) Help() string {
     TIMERS       retries that are not yet due
     DEAD         dead letters of the service in the class
 
+What is paused is named below the table, with its end, who paused it and why. A task
+in flight whose worker dies during a pause waits until its end.
+
 Examples:
 
     drover lanes
@@ -57,6 +60,9 @@ type laneState struct {
 	Timers      uint64     `json:"timers"`              // in a retry lane: not yet due
 	Dead        uint64     `json:"dead"`                // in a live lane: dead letters
 	Paused      bool       `json:"paused"`
+	PausedUntil time.Time  `json:"paused_until,omitzero"`
+	PausedBy    string     `json:"paused_by,omitempty"`
+	PauseReason string     `json:"pause_reason,omitempty"`
 	At          time.Time  `json:"at"` // when it was read
 }
 
@@ -75,7 +81,7 @@ func (c *lanesCmd) Run(ctx context.Context, app *App) error {
 	defer done()
 	if !c.Watch {
 		lanes, err := c.read(ctx, app, js, fleet)
-		return firstError(c.show(app, fleet, lanes), err)
+		return firstError(c.show(app, fleet, lanes, readPauses(ctx, app, js, lanes)), err)
 	}
 	return c.watch(ctx, app, js, fleet)
 }
@@ -132,9 +138,10 @@ func (c *lanesCmd) watch(ctx context.Context, app *App, js jetstream.JetStream, 
 		if ctx.Err() != nil {
 			return nil // it was watched for as long as somebody wanted to
 		}
+		held := readPauses(ctx, app, js, lanes)
 		switch {
 		case !app.JSON:
-			lines := append([]string{time.Now().Format(time.TimeOnly) + "  every " + c.Every.String() + ", ctrl-C ends", ""}, c.lines(app, fleet, lanes)...)
+			lines := append([]string{time.Now().Format(time.TimeOnly) + "  every " + c.Every.String() + ", ctrl-C ends", ""}, c.lines(app, fleet, lanes, held)...)
 			if err != nil {
 				lines = append(lines, strings.Split(err.Error(), "\n")...)
 			}
@@ -142,7 +149,7 @@ func (c *lanesCmd) watch(ctx context.Context, app *App, js jetstream.JetStream, 
 		case err != nil: // an election, a restart: look again
 			_, _ = fmt.Fprintf(app.Stderr, "drover: %v\n", err)
 		default:
-			if err := encodeLanes(app, lanes); err != nil {
+			if err := encodeLanes(app, lanes, held); err != nil {
 				return err
 			}
 		}
@@ -154,20 +161,20 @@ func (c *lanesCmd) watch(ctx context.Context, app *App, js jetstream.JetStream, 
 	}
 }
 
-func (c *lanesCmd) show(app *App, fleet *streams.Fleet, lanes []streams.Lane) error {
+func (c *lanesCmd) show(app *App, fleet *streams.Fleet, lanes []streams.Lane, held pauses) error {
 	if app.JSON {
-		return encodeLanes(app, lanes)
+		return encodeLanes(app, lanes, held)
 	}
 	if len(lanes) > 0 {
-		app.lines(c.lines(app, fleet, lanes)...)
+		app.lines(c.lines(app, fleet, lanes, held)...)
 	}
 	return nil
 }
 
-func encodeLanes(app *App, lanes []streams.Lane) error {
+func encodeLanes(app *App, lanes []streams.Lane, held pauses) error {
 	now := time.Now().UTC()
 	for _, l := range lanes {
-		if err := app.encode(stateOf(l, now)); err != nil {
+		if err := app.encode(stateOf(l, held, now)); err != nil {
 			return err
 		}
 	}
@@ -175,7 +182,7 @@ func encodeLanes(app *App, lanes []streams.Lane) error {
 }
 
 // lines is the table, and what in it wants somebody.
-func (c *lanesCmd) lines(app *App, fleet *streams.Fleet, lanes []streams.Lane) []string {
+func (c *lanesCmd) lines(app *App, fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 	style := screen.StyleOf(app.Stdout)
 	t := screen.Table{Head: []string{"CLASS", "SERVICE", "LANE", ">DEPTH", ">OLDEST", ">IN FLIGHT", ">AGAIN", ">PULLS", ">TIMERS", ">DEAD"}}
 	for _, l := range lanes {
@@ -194,7 +201,7 @@ func (c *lanesCmd) lines(app *App, fleet *streams.Fleet, lanes []streams.Lane) [
 			quiet(style, l.Redelivered), quiet(style, l.Pulls), timers, dead)
 	}
 	lines := t.Lines(style)
-	if n := notes(fleet, lanes); len(n) > 0 {
+	if n := notes(fleet, lanes, held); len(n) > 0 {
 		lines = append(append(lines, ""), n...)
 	}
 	return lines
@@ -213,12 +220,17 @@ func late(class streams.Class, l streams.Lane) bool {
 	return !l.Retry && class.WaitObjective > 0 && l.WaitingAge > class.WaitObjective
 }
 
-func stateOf(l streams.Lane, at time.Time) laneState {
-	return laneState{
+func stateOf(l streams.Lane, held pauses, at time.Time) laneState {
+	s := laneState{
 		Class: l.Class, Service: l.Service, Lane: laneName(l),
 		Depth: l.Depth, Oldest: l.WaitingAge.Seconds(), InFlight: l.InFlight, HeldOldest: l.OldestAge.Seconds(),
 		Redelivered: l.Redelivered, Pulls: l.Pulls, Timers: l.Waiting, Dead: l.Dead, Paused: l.Paused, At: at,
 	}
+	if l.Paused {
+		r := held.of(l)
+		s.PausedUntil, s.PausedBy, s.PauseReason = r.Until, r.By, r.Reason
+	}
+	return s
 }
 
 func laneName(l streams.Lane) string {
@@ -229,18 +241,22 @@ func laneName(l streams.Lane) string {
 }
 
 // notes say what in the table wants somebody, and what to do.
-func notes(fleet *streams.Fleet, lanes []streams.Lane) []string {
+func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 	var out []string
 	say := func(l streams.Lane, format string, args ...any) {
 		out = append(out, fmt.Sprintf("%s/%s %s: ", l.Class, l.Service, laneName(l))+fmt.Sprintf(format, args...))
 	}
 	dead := map[string]uint64{}
-	for _, l := range lanes {
+	for i, l := range lanes {
 		class, _ := fleet.Class(l.Class)
 		dead[l.Service] += l.Dead
 		switch {
+		case i > 0 && together(lanes[i-1], l): // its live lane has said so
+		case i+1 < len(lanes) && together(l, lanes[i+1]):
+			l.InFlight += lanes[i+1].InFlight
+			out = append(out, fmt.Sprintf("%s/%s: %s", l.Class, l.Service, held.note(l)))
 		case l.Paused:
-			say(l, "paused; a task whose worker dies waits as well")
+			say(l, "%s", held.note(l))
 		case l.Depth > 0 && l.Pulls == 0 && l.InFlight == 0:
 			say(l, "nobody takes these tasks: start a worker with `drover run %s`", l.Service)
 		case late(class, l):
@@ -253,6 +269,13 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane) []string {
 		}
 	}
 	return out
+}
+
+// together reports whether two lanes are the live one and the retries of one
+// share, in one pause.
+func together(live, retries streams.Lane) bool {
+	return live.Paused && retries.Paused && live.PausedUntil.Equal(retries.PausedUntil) &&
+		!live.Retry && retries.Retry && live.Class == retries.Class && live.Service == retries.Service
 }
 
 // firstError returns the first of errs that is not nil.

@@ -30,6 +30,9 @@ type cli struct {
 	Enqueue enqueueCmd `cmd:"" group:"work" help:"Publish a task, or many."`
 	Lanes   lanesCmd   `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
 	Tasks   tasksCmd   `cmd:"" group:"work" help:"List tasks that are under way, and show one."`
+	Ps      psCmd      `cmd:"" group:"work" help:"Show which processes run, and what they do."`
+	Pause   pauseCmd   `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
+	Resume  resumeCmd  `cmd:"" group:"work" help:"End a pause before its time."`
 	Dead    deadCmd    `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
 	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
 

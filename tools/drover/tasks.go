@@ -97,7 +97,7 @@ func taskStateOf(t backlog.Task) taskState {
 	out := taskState{
 		ID: t.ID, Kind: t.Subject.Kind(), Class: t.Subject.Class, Tenant: t.Subject.Tenant, State: t.Place,
 		Attempts: t.Attempt, Deaths: t.Deaths, Generation: t.Generation, EnqueuedAt: t.EnqueuedAt.UTC(), StoredAt: t.Stored.StoredAt.UTC(),
-		DueAt: moment(t.DueAt), Deadline: moment(t.Deadline), Stream: t.Stored.Stream, Sequence: t.Stored.Sequence, Subject: t.Stored.Subject,
+		DueAt: instant(t.DueAt), Deadline: instant(t.Deadline), Stream: t.Stored.Stream, Sequence: t.Stored.Sequence, Subject: t.Stored.Subject,
 		Size: len(t.Stored.Data), Error: t.LastError(),
 	}
 	if t.Problem != nil {
@@ -109,8 +109,8 @@ func taskStateOf(t backlog.Task) taskState {
 	return out
 }
 
-// moment is t for JSON, absent when there is none.
-func moment(t time.Time) *time.Time {
+// instant is t for JSON, absent when there is none.
+func instant(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}

@@ -47,8 +47,12 @@ type repeated struct {
 	hidden int
 }
 
-// msgAdmin is what a service logs once its admin port is open, with its address.
-const msgAdmin = "admin port is open"
+// What a service logs: once its admin port is open, with its address, and when it
+// ends to be started again, with the reason.
+const (
+	msgAdmin = "admin port is open"
+	msgFresh = "service wants a fresh process"
+)
 
 func (p *process) heard(line string, quiet map[string]*repeated) {
 	if strings.TrimSpace(line) == "" {
@@ -90,7 +94,7 @@ func (p *process) heard(line string, quiet map[string]*repeated) {
 // blames reports whether a line is one of those that say why a process ends: an
 // error, the first line of a crash, or what it tells the operator on its way out.
 func blames(service, line string, rec record) bool {
-	if rec.level == "ERROR" {
+	if rec.level == "ERROR" || rec.message == msgFresh {
 		return true
 	}
 	for _, begin := range []string{"panic: ", "fatal error: ", service + ": "} {
@@ -151,7 +155,7 @@ func (r record) text() string {
 	for _, a := range r.attrs {
 		switch a[0] {
 		case "service.name", "trace_id", "span_id": // the one is known, the others are for programs
-		case "error":
+		case "error", "reason":
 			b.WriteString(": " + a[1])
 		default:
 			b.WriteString(" " + a[0] + "=" + a[1])

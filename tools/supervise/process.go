@@ -81,7 +81,12 @@ func (p *process) run() {
 			p.update(func(st *Process) { st.Status = statusDrained })
 			return
 		}
-		p.update(func(st *Process) { st.Restarts++; st.Status = statusStarting })
+		p.update(func(st *Process) {
+			if !wantsFresh(err) { // that is no failure
+				st.Restarts++
+			}
+			st.Status = statusStarting
+		})
 	}
 }
 
@@ -108,8 +113,11 @@ func (p *process) tellEnd(err error, lived, wait time.Duration, failures int) {
 
 // how a process ended, in words.
 func how(err error) string {
-	if err == nil {
+	switch {
+	case err == nil:
 		return "ended"
+	case wantsFresh(err):
+		return "ended for a fresh process to take its place"
 	}
 	return "ended with " + err.Error()
 }
@@ -187,7 +195,7 @@ func (b *backoff) next(err error, lived time.Duration) time.Duration {
 	} else {
 		b.failures++
 	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == restartNow && b.failures < loudAfter {
+	if wantsFresh(err) && b.failures < loudAfter {
 		return 0
 	}
 	pause := firstPause
@@ -195,6 +203,12 @@ func (b *backoff) next(err error, lived time.Duration) time.Duration {
 		pause *= 2
 	}
 	return min(pause, longPause)
+}
+
+// wantsFresh reports whether a process ended with the wish to be started again.
+func wantsFresh(err error) bool {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return ok && exit.ExitCode() == restartNow
 }
 
 // EndWithParent ends this process as soon as the supervisor that started it has

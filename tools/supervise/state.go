@@ -24,7 +24,7 @@ type Process struct {
 	Service  string    `json:"service"`         // such as "email"
 	PID      int       `json:"pid,omitempty"`   // 0 while it is not running
 	Since    time.Time `json:"since,omitzero"`  // when this life of it began; zero before the first
-	Restarts int       `json:"restarts"`        // lives before this one
+	Restarts int       `json:"restarts"`        // lives that ended unasked; those that wanted a fresh process do not count
 	Ready    bool      `json:"ready"`           // it takes tasks
 	Status   string    `json:"status"`          // in a word or two, and when it is not ready, why
 	Admin    string    `json:"admin,omitempty"` // address of its admin port; "" until it is open

@@ -71,8 +71,7 @@ func childMain() int {
 			}
 			return nil
 		})
-		env.Ready(w.Ready)
-		return w.Run(ctx)
+		return env.Run(ctx, w)
 	}}, os.Args[3:], os.Stdout, os.Stderr)
 }
 
@@ -367,6 +366,30 @@ func TestProcessThatDoesNotDrainIsKilled(t *testing.T) {
 	if alive(pid) {
 		t.Errorf("process %d still runs", pid)
 	}
+}
+
+// A process at its mark is followed by a fresh one at once, which is no failure.
+func TestRecycledProcess(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	j := newJournal()
+	c.Events = j.event
+	c.Scale["work"] = 1
+	c.Env = append(c.Env, "DROVER_RECYCLE_AFTER=3")
+	s := start(t, c)
+	ready(t, s)
+	old := s.Processes()[0]
+	publish(t, s.JetStream(), "this", "that", "more")
+	e := j.wait(t, "ended for a fresh process to take its place after ")
+	const why = ", starts again at once: service wants a fresh process: time for a fresh process: work has settled 3 tasks, its mark is 3"
+	if e.Process != "work-1" || !strings.HasSuffix(e.Text, why) {
+		t.Errorf("event = %+v, want work-1 to end and %q", e, why)
+	}
+	eventually(t, "the fresh one is ready", func() bool {
+		p := s.Processes()[0]
+		return p.Ready && p.PID != old.PID && p.Restarts == 0
+	})
+	stop(t, s)
 }
 
 // A supervisor that is killed takes its children with it.

@@ -29,6 +29,5 @@ func run(ctx context.Context, env *service.Env, sender *email.Sender) error {
 		return err
 	}
 	worker.Handle(w, sender.Send)
-	env.Ready(w.Ready)
-	return w.Run(ctx)
+	return env.Run(ctx, w)
 }

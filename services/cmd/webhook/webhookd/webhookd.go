@@ -28,6 +28,5 @@ func run(ctx context.Context, env *service.Env, deliverer *webhook.Deliverer) er
 		return err
 	}
 	worker.Handle(w, deliverer.Deliver)
-	env.Ready(w.Ready)
-	return w.Run(ctx)
+	return env.Run(ctx, w)
 }

@@ -1,0 +1,13 @@
+package worker
+
+// KillPulls ends the subscriptions of all lanes behind their back.
+func KillPulls(w *Worker) {
+	_ = w.Ready() // after which the lanes are there to be read
+	for _, l := range w.lanes {
+		l.mu.Lock()
+		for i := range l.pulls {
+			_ = l.pulls[i].sub.Unsubscribe()
+		}
+		l.mu.Unlock()
+	}
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/tools/supervise/screen"
+)
+
+type psCmd struct {
+	Service string `placeholder:"NAME" help:"Only processes of this service."`
+}
+
+// Help is the long text of --help.
+func (psCmd) Help() string {
+	return `Every process of the fleet says every 10 s that it is there and what it does. One
+that is killed is listed for up to half a minute more.
+
+    INSTANCE     the start of its name in traces and metrics; --json has all of it
+    UP           since it started
+    RUNNING      tasks that run, of the slots that it has, live and for retries
+    SETTLED      tasks that it brought to a verdict
+    STATE        ready, draining, or not ready: below the table is why
+
+Examples:
+
+    drover ps
+    drover ps --service email
+    drover ps --json`
+}
+
+func (c *psCmd) Run(ctx context.Context, app *App) error {
+	f, err := app.fleet()
+	if err != nil {
+		return err
+	}
+	if _, ok := f.Service(c.Service); c.Service != "" && !ok {
+		return usage(fmt.Errorf("--service %s: %s has %s", c.Service, app.where(), served(f)))
+	}
+	js, done, err := app.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := app.limit(ctx)
+	defer cancel()
+	var all []fleet.Process
+	for p, perr := range fleet.Processes(ctx, js, c.Service) {
+		if perr != nil { // one that cannot be read hides no other
+			err = firstError(err, perr)
+			continue
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b fleet.Process) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), a.Started.Compare(b.Started), cmp.Compare(a.Instance, b.Instance))
+	})
+	if app.JSON {
+		for _, p := range all {
+			if err := app.encode(p); err != nil {
+				return err
+			}
+		}
+		return patient(ctx, err)
+	}
+	var absent []string
+	for _, s := range f.Services {
+		wanted := c.Service == "" || c.Service == s.Name
+		if wanted && !slices.ContainsFunc(all, func(p fleet.Process) bool { return p.Service == s.Name }) {
+			absent = append(absent, s.Name)
+		}
+	}
+	if err == nil || len(all) > 0 {
+		app.lines(processLines(screen.StyleOf(app.Stdout), all, absent)...)
+	}
+	return patient(ctx, err)
+}
+
+// processLines is the table of processes, and what in it wants somebody.
+func processLines(style screen.Style, all []fleet.Process, absent []string) []string {
+	var notes []string
+	t := screen.Table{Head: []string{"SERVICE", "INSTANCE", "VERSION", "HOST", ">PID", ">UP", ">RUNNING", ">SETTLED", "STATE", "BUSY WITH"}}
+	for _, p := range all {
+		running, slots, leaked := 0, 0, 0
+		for _, l := range p.Lanes {
+			running, slots, leaked = running+l.Running, slots+l.Slots, leaked+l.Leaked
+		}
+		name := p.Service + " " + short(p.Instance)
+		state := style.Good("ready")
+		switch {
+		case p.Draining:
+			state = style.Busy("draining")
+		case p.NotReady != "":
+			state = style.Odd("not ready")
+			notes = append(notes, name+" is not ready: "+screen.Plain(p.NotReady))
+		}
+		if leaked > 0 {
+			notes = append(notes, fmt.Sprintf("%s has lost %s to handlers that ignore their cancelled context", name, screen.Some(leaked, "slot", "slots")))
+		}
+		t.Add(p.Service, short(p.Instance), screen.Cut(screen.Plain(p.Version), versionWidth), screen.Plain(p.Host), strconv.Itoa(p.PID),
+			screen.Span(time.Since(p.Started)), fmt.Sprintf("%d/%d", running, slots), screen.Count(p.Settled), state, busyWith(p.Busy))
+	}
+	for _, s := range absent {
+		notes = append(notes, fmt.Sprintf("no process of %s is there: start one with `drover run %s`", s, s))
+	}
+	var out []string
+	if len(all) > 0 {
+		out = t.Lines(style)
+		if notes != nil {
+			out = append(out, "")
+		}
+	}
+	return append(out, notes...)
+}
+
+const (
+	versionWidth  = 24 // a pseudo-version is longer, and says no more to people
+	instanceWidth = 8
+	mostKinds     = 3
+)
+
+func short(instance string) string {
+	return screen.Plain(instance[:min(len(instance), instanceWidth)])
+}
+
+// busyWith is what runs most, and how long the first of each kind has.
+func busyWith(busy []fleet.Busy) string {
+	var parts []string
+	for i, b := range busy {
+		if i == mostKinds {
+			parts = append(parts, fmt.Sprintf("%d kinds more", len(busy)-mostKinds))
+			break
+		}
+		text := screen.Plain(b.Kind)
+		if b.Running > 1 {
+			text += " ×" + screen.Count(b.Running)
+		}
+		parts = append(parts, text+" "+screen.Span(time.Duration(b.Longest*float64(time.Second))))
+	}
+	if parts == nil {
+		return "-"
+	}
+	return strings.Join(parts, ", ")
+}

@@ -62,6 +62,20 @@ func streamAttrs() []attr[streamConfig] {
 		set:  func(to *C, from C) { to.AllowRollup = from.AllowRollup },
 		live: func(have, want C) bool { return want.AllowRollup || !have.AllowMsgSchedules },
 	}, {
+		name: "expiry by message", // with it whoever may publish a task may make it vanish
+		text: func(c C) string { return strconv.FormatBool(c.AllowMsgTTL) },
+		set:  func(to *C, from C) { to.AllowMsgTTL = from.AllowMsgTTL },
+		live: func(have, _ C) bool { return !have.AllowMsgTTL },
+	}, {
+		name: "marker of what expired",
+		text: func(c C) string { return limitAge(c.SubjectDeleteMarkerTTL) },
+		set:  func(to *C, from C) { to.SubjectDeleteMarkerTTL = from.SubjectDeleteMarkerTTL },
+	}, {
+		name: "deny delete",
+		text: func(c C) string { return strconv.FormatBool(c.DenyDelete) },
+		set:  func(to *C, from C) { to.DenyDelete = from.DenyDelete },
+		live: func(have, _ C) bool { return !have.DenyDelete },
+	}, {
 		name: "direct get",
 		text: func(c C) string { return strconv.FormatBool(c.AllowDirect) },
 		set:  func(to *C, from C) { to.AllowDirect = from.AllowDirect },
@@ -95,7 +109,7 @@ func streamAttrs() []attr[streamConfig] {
 		set:  func(to *C, from C) { to.MaxAge = from.MaxAge },
 	}, {
 		name:   "duplicate window",
-		text:   func(c C) string { return c.Duplicates.String() },
+		text:   func(c C) string { return humanDuration(c.Duplicates) },
 		set:    func(to *C, from C) { to.Duplicates = from.Duplicates },
 		same:   func(have, want C) bool { return want.Duplicates == 0 || have.Duplicates == want.Duplicates },
 		serves: func(have, want C) bool { return have.Duplicates > want.Duplicates },
@@ -104,6 +118,7 @@ func streamAttrs() []attr[streamConfig] {
 		text:   func(c C) string { return strconv.Itoa(max(c.Replicas, 1)) },
 		set:    func(to *C, from C) { to.Replicas = from.Replicas },
 		serves: always[C],
+		warn:   func(have, want C) bool { return max(have.Replicas, 1) < max(want.Replicas, 1) },
 	}}
 }
 
@@ -128,7 +143,7 @@ func consumerAttrs() []attr[consumerConfig] {
 		live: never[C],
 	}, {
 		name:   "ack wait",
-		text:   func(c C) string { return c.AckWait.String() },
+		text:   func(c C) string { return humanDuration(c.AckWait) },
 		set:    func(to *C, from C) { to.AckWait = from.AckWait },
 		serves: func(have, want C) bool { return have.AckWait >= min(want.AckWait, MinAckWait) },
 	}, {
@@ -221,12 +236,12 @@ func limitBytes(n int64) string {
 	if n <= 0 {
 		return "none"
 	}
-	return formatBytes(n)
+	return humanBytes(n)
 }
 
 func limitAge(d time.Duration) string {
 	if d <= 0 {
 		return "none"
 	}
-	return d.String()
+	return humanDuration(d)
 }

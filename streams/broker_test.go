@@ -226,7 +226,8 @@ func TestAdvisoriesAreKept(t *testing.T) {
 	})
 }
 
-// What a refused change of a stream says to do must be safe.
+// A stream may have been made smaller behind the fleet's back: it keeps what it
+// has, and refuses what is new. Apply does not do that by itself.
 func TestShrunkClassKeepsItsTasks(t *testing.T) {
 	t.Parallel()
 	js := natstest.JetStream(t)
@@ -236,7 +237,7 @@ func TestShrunkClassKeepsItsTasks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	apply(t, js, with(func(f *streams.Fleet) { f.Classes[0].MaxBytes = mib }))
+	setStream(t, js, "TASKS_URGENT", func(c *streamConfig) { c.MaxBytes = mib })
 	if got := stored(t, js, "TASKS_URGENT"); got != 6 {
 		t.Errorf("TASKS_URGENT holds %d tasks after it shrank, want 6", got)
 	}
@@ -287,4 +288,25 @@ func TestNewFilterDoesNotRewind(t *testing.T) {
 	if got := c.CachedInfo().NumPending; got != 0 {
 		t.Errorf("num pending after the filter widened = %d, want 0: the broker rewinds now, so Apply need not refuse", got)
 	}
+}
+
+// Why Apply refuses a shorter ack-wait under a running worker: what the worker
+// holds is handed out again at once.
+func TestShorterAckWaitHandsOutAgain(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		apply(t, js, with(func(f *streams.Fleet) { f.Classes[0].AckWait = time.Minute }))
+		publish(t, js, "tasks.urgent.email.send", 1)
+		take(t, js, "TASKS_URGENT", "email", 5*time.Second)
+		time.Sleep(25 * time.Second)
+		setConsumer(t, js, "TASKS_URGENT", "email", func(c *consumerConfig) { c.AckWait = 20 * time.Second })
+		start := time.Now()
+		msg := take(t, js, "TASKS_URGENT", "email", 5*time.Second)
+		meta, err := msg.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); meta.NumDelivered != 2 || d > time.Second {
+			t.Errorf("delivery %d after %v, want the second at once: if not, Apply need not refuse", meta.NumDelivered, d)
+		}
+	})
 }

@@ -15,10 +15,11 @@ const (
 
 // Change is one difference between the broker and the fleet.
 type Change struct {
-	Object string `json:"object"` // such as "stream TASKS_URGENT", "consumer RETRY/urgent-email", "bucket BODIES"
-	Action Action `json:"action"`
-	Fields []Diff `json:"fields,omitempty"` // From is empty in a Create
-	Note   string `json:"note,omitempty"`   // of Extra and Refuse: why, and what to do
+	Object string   `json:"object"` // such as "stream TASKS_URGENT", "consumer RETRY/urgent-email", "bucket BODIES"
+	Action Action   `json:"action"`
+	Fields []Diff   `json:"fields,omitempty"` // From is empty in a Create
+	Note   string   `json:"note,omitempty"`   // of Extra and Refuse: why; of Update: what it brings with it
+	Do     []string `json:"do,omitempty"`     // of Refuse: commands to run first; of Extra: the one that removes it
 }
 
 // String is the change over a few lines, without a final newline.
@@ -31,13 +32,38 @@ func (c Change) String() string {
 	for _, f := range c.Fields {
 		b.WriteString("\n    " + f.String())
 	}
+	for _, d := range c.Do {
+		b.WriteString("\n    $ " + d)
+	}
 	return b.String()
 }
 
-// String is "field: from -> to", or "field: to" for something new.
+// String is "field: from → to", or "field: to" for something new.
 func (d Diff) String() string {
 	if d.From == "" {
 		return d.Field + ": " + d.To
 	}
-	return d.Field + ": " + d.From + " -> " + d.To
+	return d.Field + ": " + d.From + " → " + d.To
 }
+
+// RefusedError is what Plan and Apply return when they refuse. It wraps
+// [ErrRefused].
+type RefusedError struct {
+	Changes []Change // those that are refused, at least one
+}
+
+// Error names each with its reason and what to do first, over several lines.
+func (e *RefusedError) Error() string {
+	var b strings.Builder
+	b.WriteString("apply refused, nothing was changed:")
+	for _, c := range e.Changes {
+		b.WriteString("\n" + c.Object + ": " + c.Note)
+		for _, d := range c.Do {
+			b.WriteString("\n    $ " + d)
+		}
+	}
+	return b.String()
+}
+
+// Unwrap returns [ErrRefused].
+func (e *RefusedError) Unwrap() error { return ErrRefused }

@@ -27,6 +27,9 @@ type attr[C any] struct {
 	live func(have, want C) bool
 	// serves reports whether a service can work with what there is; nil means as same.
 	serves func(have, want C) bool
+	// warn reports whether an operator should know of what a service can work with;
+	// nil means no.
+	warn func(have, want C) bool
 }
 
 func (a *attr[C]) equal(have, want C) bool {

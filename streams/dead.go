@@ -6,8 +6,8 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
-// dead keeps dead letters until someone redrives or discards them. Nothing
-// consumes it and nothing trims it: a full one refuses, and the worker then holds
+// dead keeps dead letters until someone redrives or discards them. Reading takes
+// nothing from it and nothing trims it: a full one refuses, and the worker then holds
 // on to the delivery. It has no limit on the size of a message, because a dead
 // letter is the task with its history, and so larger than the task was.
 func (f *Fleet) dead() jetstream.StreamConfig {

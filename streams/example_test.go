@@ -34,7 +34,7 @@ func Example() {
 
 	fleet := streams.Default()
 	changes, err := streams.Apply(ctx, js, fleet)
-	fmt.Println(len(changes), "changes,", err)
+	fmt.Println(changes[0].Action, changes[0].Object, err)
 	changes, err = streams.Apply(ctx, js, fleet)
 	fmt.Println(len(changes), "changes,", err)
 
@@ -46,10 +46,10 @@ func Example() {
 	lanes, err := streams.Lanes(ctx, js, fleet)
 	fmt.Println(lanes[0].Class, lanes[0].Service, lanes[0].Depth, err)
 	// Output:
-	// 19 changes, <nil>
+	// create bucket BODIES <nil>
 	// 0 changes, <nil>
 	// update stream TASKS_URGENT
-	//     max bytes: 1GiB -> 2GiB <nil>
+	//     max bytes: 1 GiB → 2 GiB <nil>
 	// <nil>
 	// urgent email 0 <nil>
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
-// ours reports whether all consumers of a stream come from the fleet. DEAD and
-// ADVISORIES are read by whoever likes.
+// ours reports whether all consumers of a stream come from the fleet. DEAD,
+// ADVISORIES and AUDIT are read by whoever likes.
 func ours(stream string) bool {
 	return stream == task.RetryStream || strings.HasPrefix(stream, tasksPrefix)
 }
@@ -23,8 +23,10 @@ const tasksPrefix = "TASKS_"
 // the lane of a service that was removed, so what waits there has to be drained
 // first; on a class's stream the check of its subjects sees to that.
 func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.ConsumerInfo) error {
-	c := Change{Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it remove it with `nats consumer rm " +
-		info.Stream + " " + info.Name + "`"}
+	c := Change{
+		Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it, remove it",
+		Do: []string{"nats consumer rm " + info.Stream + " " + info.Name},
+	}
 	if info.Stream == task.RetryStream {
 		n := info.NumPending + uint64(info.NumAckPending)
 		if lane, ok := strings.CutPrefix(info.Config.FilterSubject, "retry.ready."); ok {
@@ -35,8 +37,12 @@ func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.
 			n += waiting.count
 		}
 		if n > 0 {
-			c.Action, c.Note = Refuse, fmt.Sprintf("%s would be left without a worker: keep the service in the fleet "+
-				"until `drover lanes` shows its lane empty", messages(n))
+			c.Action = Refuse
+			c.Note = messages(n) + " would be left without a worker: keep the service in the fleet until its lane is empty"
+			c.Do = []string{"drover lanes    # with the fleet file that has it"}
+			if _, service, ok := strings.Cut(info.Name, "-"); ok {
+				c.Do = []string{"drover lanes --service " + service + "    # with the fleet file that has it"}
+			}
 		}
 	}
 	p.add(step{Change: c})
@@ -63,10 +69,14 @@ func (p *planner) extraStreams(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read stream %s: %w", name, err)
 		}
-		c := Change{Object: "stream " + name, Action: Extra, Note: "no service of the fleet serves it; it is empty: remove it with `nats stream rm " + name + "`"}
+		c := Change{
+			Object: "stream " + name, Action: Extra, Note: "no service of the fleet serves it, and it is empty: remove it",
+			Do: []string{"nats stream rm " + name},
+		}
 		if n := s.CachedInfo().State.Msgs; n > 0 {
-			c.Action, c.Note = Refuse, fmt.Sprintf("%s would be left without a worker: keep its services in the fleet "+
-				"until `drover lanes` shows their lanes empty, or discard them with `nats stream purge %s`", messages(n), name)
+			c.Action = Refuse
+			c.Note = messages(n) + " would be left without a worker: keep its services in the fleet until their lanes are empty, or discard them"
+			c.Do = []string{drain(name), "nats stream purge " + name + "    # or discards them"}
 		}
 		p.add(step{Change: c})
 	}

@@ -53,13 +53,14 @@ func decode(b []byte) (file fleetFile, err error) {
 // as people write them.
 type (
 	fleetFile struct {
-		Replicas          int           `yaml:"replicas"`
-		AllowShortAckWait bool          `yaml:"allow_short_ack_wait"`
-		Classes           []classFile   `yaml:"classes"`
-		Services          []serviceFile `yaml:"services"`
-		Dead              storeFile     `yaml:"dead"`
-		Bodies            storeFile     `yaml:"bodies"`
-		Retry             noLimits      `yaml:"retry"`
+		Replicas          int            `yaml:"replicas"`
+		AllowShortAckWait bool           `yaml:"allow_short_ack_wait"`
+		Classes           []classFile    `yaml:"classes"`
+		Services          []serviceFile  `yaml:"services"`
+		Producers         []producerFile `yaml:"producers"`
+		Dead              storeFile      `yaml:"dead"`
+		Bodies            storeFile      `yaml:"bodies"`
+		Retry             noLimits       `yaml:"retry"`
 	}
 	classFile struct {
 		Name          task.Class  `yaml:"name"`
@@ -81,6 +82,12 @@ type (
 		Name      string       `yaml:"name"`
 		Classes   []task.Class `yaml:"classes"`
 		Processes int          `yaml:"processes"`
+	}
+	producerFile struct {
+		Name     string       `yaml:"name"`
+		Services []string     `yaml:"services"`
+		Classes  []task.Class `yaml:"classes"`
+		Bodies   bool         `yaml:"bodies"`
 	}
 	storeFile struct {
 		MaxBytes size `yaml:"max_bytes"`
@@ -105,6 +112,9 @@ func (f *fleetFile) fleet() *Fleet {
 	}
 	for _, s := range f.Services {
 		out.Services = append(out.Services, Service(s))
+	}
+	for _, p := range f.Producers {
+		out.Producers = append(out.Producers, Producer(p))
 	}
 	return out
 }

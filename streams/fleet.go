@@ -12,8 +12,9 @@
 // stranding tasks is refused, with what to do first.
 //
 // Names and subjects are those of package task; each station of a task's path
-// has a file here: tasks.go, retry.go, dead.go, advisories.go, bodies.go, and
-// consumers.go for the durables.
+// has a file here: tasks.go, retry.go, dead.go, advisories.go, audit.go,
+// bodies.go, presence.go, alerts.go, and consumers.go and watchers.go for the
+// durables.
 //
 // # Concurrency
 //
@@ -45,8 +46,9 @@ type Fleet struct {
 	AllowShortAckWait bool // for tests: an ack-wait below [MinAckWait] does not outlive a leader election
 	Classes           []Class
 	Services          []Service
-	Dead              Store // DEAD
-	Bodies            Store // BODIES
+	Producers         []Producer // may be empty: then only operators can enqueue under permissions
+	Dead              Store      // DEAD
+	Bodies            Store      // BODIES
 }
 
 // Class is how soon a task should start, and the bounds within which it runs.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -16,7 +15,7 @@ var ErrRefused = errors.New("refused")
 
 // Plan compares the broker with the fleet and changes nothing. No changes means
 // that they agree. When some change cannot be made live the list still holds all
-// of them, and the error wraps [ErrRefused].
+// of them, and the error is a [*RefusedError], which wraps [ErrRefused].
 func Plan(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]Change, error) {
 	steps, err := plan(ctx, js, fleet)
 	var out []Change
@@ -50,7 +49,8 @@ func Apply(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]Change,
 // step is a change and how to make it; do is nil for one that is only reported.
 type step struct {
 	Change
-	do func(context.Context) error
+	do     func(context.Context) error
+	copies int // that it newly asks the broker for; 0 when none
 }
 
 func plan(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]step, error) {
@@ -62,19 +62,19 @@ func plan(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]step, er
 		return nil, fmt.Errorf("plan streams: %w", err)
 	}
 	p := &planner{js: js, want: fleet.Topology()}
-	for _, f := range []func(context.Context) error{p.bodies, p.streams, p.consumers, p.extraStreams} {
+	for _, f := range []func(context.Context) error{p.bodies, p.buckets, p.streams, p.consumers, p.extraStreams, p.replicas} {
 		if err := f(ctx); err != nil {
 			return nil, fmt.Errorf("plan streams: %w", err)
 		}
 	}
-	var refused []string
+	var refused []Change
 	for _, s := range p.steps {
 		if s.Action == Refuse {
-			refused = append(refused, s.Object+": "+s.Note)
+			refused = append(refused, s.Change)
 		}
 	}
 	if refused != nil {
-		return p.steps, fmt.Errorf("apply %w, nothing was changed:\n%s", ErrRefused, strings.Join(refused, "\n"))
+		return p.steps, &RefusedError{refused}
 	}
 	return p.steps, nil
 }

@@ -90,26 +90,30 @@ func TestApplyFleetChange(t *testing.T) {
 		want   []string
 	}{
 		{"class grows", func(f *streams.Fleet) { f.Classes[0].MaxBytes = 16 * mib }, []string{
-			"update stream TASKS_URGENT\n    max bytes: 8MiB -> 16MiB",
+			"update stream TASKS_URGENT\n    max bytes: 8 MiB → 16 MiB",
 		}},
 		{"class shrinks", func(f *streams.Fleet) { f.Classes[0].MaxBytes = 4 * mib }, []string{
-			"update stream TASKS_URGENT\n    max bytes: 8MiB -> 4MiB",
+			"update stream TASKS_URGENT\n    max bytes: 8 MiB → 4 MiB",
 		}},
 		{"ack-wait", func(f *streams.Fleet) { f.Classes[0].AckWait = 40 * time.Second }, []string{
-			"update consumer TASKS_URGENT/email\n    ack wait: 20s -> 40s",
-			"update consumer RETRY/urgent-email\n    ack wait: 20s -> 40s",
+			"update consumer TASKS_URGENT/email\n    ack wait: 20 s → 40 s",
+			"update consumer RETRY/urgent-email\n    ack wait: 20 s → 40 s",
+		}},
+		{"fewer slots", func(f *streams.Fleet) { f.Classes[0].Slots = 1 }, []string{
+			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 514",
+			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 516",
 		}},
 		{"slots", func(f *streams.Fleet) { f.Classes[0].Slots = 128 }, []string{
-			"update consumer TASKS_URGENT/email\n    max ack pending: 640 -> 768",
-			"update consumer RETRY/urgent-email\n    max ack pending: 544 -> 576",
+			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 768",
+			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 576",
 		}},
 		{"processes", func(f *streams.Fleet) { f.Services[0].Processes = 3 }, []string{
-			"update consumer TASKS_URGENT/email\n    max ack pending: 640 -> 1920",
-			"update consumer RETRY/urgent-email\n    max ack pending: 544 -> 1632",
+			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 1920",
+			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 1632",
 		}},
 		{"stores", func(f *streams.Fleet) { f.Dead.MaxBytes, f.Bodies.MaxBytes = 16*mib, 32*mib }, []string{
-			"update bucket BODIES\n    max bytes: 8MiB -> 32MiB",
-			"update stream DEAD\n    max bytes: 8MiB -> 16MiB",
+			"update bucket BODIES\n    max bytes: 8 MiB → 32 MiB",
+			"update stream DEAD\n    max bytes: 8 MiB → 16 MiB",
 		}},
 		{"what the broker does not hold", func(f *streams.Fleet) {
 			c := &f.Classes[0]
@@ -122,6 +126,7 @@ func TestApplyFleetChange(t *testing.T) {
 			js := natstest.JetStream(t)
 			apply(t, js, small())
 			publish(t, js, "tasks.urgent.email.send", 3)
+			held := take(t, js, "TASKS_URGENT", "email", 5*time.Second)
 			if d := cmp.Diff(tt.want, texts(apply(t, js, with(tt.change)))); d != "" {
 				t.Errorf("changes (-want +got):\n%s", d)
 			}
@@ -130,6 +135,18 @@ func TestApplyFleetChange(t *testing.T) {
 			}
 			if got := stored(t, js, "TASKS_URGENT"); got != 3 {
 				t.Errorf("TASKS_URGENT holds %d tasks, want 3", got)
+			}
+			// What was held is settled, and the rest is handed out.
+			for i := range 3 {
+				if i > 0 {
+					held = take(t, js, "TASKS_URGENT", "email", 5*time.Second)
+				}
+				if err := held.DoubleAck(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := stored(t, js, "TASKS_URGENT"); got != 0 {
+				t.Errorf("TASKS_URGENT holds %d tasks once all are worked, want 0", got)
 			}
 		})
 	}
@@ -194,27 +211,39 @@ func TestApplyMendsDrift(t *testing.T) {
 		drift func(testing.TB, jetstream.JetStream)
 		want  string
 	}{
-		{"description", stream("TASKS_URGENT", func(c *streamConfig) { c.Description = "mine" }), "update stream TASKS_URGENT\n    description: mine -> tasks of class urgent"},
-		{"more subjects", stream("TASKS_URGENT", func(c *streamConfig) { c.Subjects = []string{"tasks.urgent.>"} }), "update stream TASKS_URGENT\n    subjects: tasks.urgent.> -> tasks.urgent.email.>"},
-		{"discard old", stream("TASKS_URGENT", func(c *streamConfig) { c.Discard = jetstream.DiscardOld }), "update stream TASKS_URGENT\n    discard: old -> new"},
-		{"max messages", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgs = 10 }), "update stream TASKS_URGENT\n    max messages: 10 -> none"},
-		{"max messages per subject", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 5, true }), "update stream TASKS_URGENT\n    discard: new, per subject too -> new\n    max messages per subject: 5 -> none"},
-		{"max message size", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgSize = 1 << 10 }), "update stream TASKS_URGENT\n    max message size: 1KiB -> 512KiB"},
-		{"max age", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream TASKS_URGENT\n    max age: 1h0m0s -> none"},
-		{"duplicate window", stream("TASKS_URGENT", func(c *streamConfig) { c.Duplicates = time.Minute }), "update stream TASKS_URGENT\n    duplicate window: 1m0s -> 10m0s"},
-		{"direct get", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowDirect = false }), "update stream TASKS_URGENT\n    direct get: false -> true"},
-		{"rollup", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowRollup = true }), "update stream TASKS_URGENT\n    rollup: true -> false"},
-		{"limits on RETRY", stream("RETRY", func(c *streamConfig) { c.MaxBytes, c.MaxMsgs, c.MaxAge = mib, 10, time.Hour }), "update stream RETRY\n    max messages: 10 -> none\n    max bytes: 1MiB -> none\n    max age: 1h0m0s -> none"},
-		{"age of dead letters", stream("DEAD", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream DEAD\n    max age: 1h0m0s -> none"},
-		{"age of advisories", stream("ADVISORIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream ADVISORIES\n    max age: 1h0m0s -> 168h0m0s"},
-		{"bucket", stream("OBJ_BODIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket BODIES\n    max age: 1h0m0s -> none"},
-		{"ack wait", consumer(func(c *consumerConfig) { c.AckWait = time.Minute }), "update consumer TASKS_URGENT/email\n    ack wait: 1m0s -> 20s"},
-		{"backoff", consumer(func(c *consumerConfig) { c.BackOff = []time.Duration{20 * time.Second, time.Minute} }), "update consumer TASKS_URGENT/email\n    backoff: true -> false"},
-		{"max deliver", consumer(func(c *consumerConfig) { c.MaxDeliver = 3 }), "update consumer TASKS_URGENT/email\n    max deliver: 3 -> 20"},
-		{"max ack pending", consumer(func(c *consumerConfig) { c.MaxAckPending = 1 }), "update consumer TASKS_URGENT/email\n    max ack pending: 1 -> 640"},
-		{"headers only", consumer(func(c *consumerConfig) { c.HeadersOnly = true }), "update consumer TASKS_URGENT/email\n    headers only: true -> false"},
-		{"inactive threshold", consumer(func(c *consumerConfig) { c.InactiveThreshold = time.Hour }), "update consumer TASKS_URGENT/email\n    inactive threshold: 1h0m0s -> none"},
-		{"limits on pulls", consumer(func(c *consumerConfig) { c.MaxRequestBatch = 1 }), "update consumer TASKS_URGENT/email\n    limits on pulls: true -> false"},
+		{"description", stream("TASKS_URGENT", func(c *streamConfig) { c.Description = "mine" }), "update stream TASKS_URGENT\n    description: mine → tasks of class urgent"},
+		{"more subjects", stream("TASKS_URGENT", func(c *streamConfig) { c.Subjects = []string{"tasks.urgent.>"} }), "update stream TASKS_URGENT\n    subjects: tasks.urgent.> → tasks.urgent.email.>"},
+		{"discard old", stream("TASKS_URGENT", func(c *streamConfig) { c.Discard = jetstream.DiscardOld }), "update stream TASKS_URGENT\n    discard: old → new"},
+		{"max messages", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgs = 10 }), "update stream TASKS_URGENT\n    max messages: 10 → none"},
+		{"max messages per subject", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgsPerSubject, c.DiscardNewPerSubject = 5, true }), "update stream TASKS_URGENT\n    discard: new, per subject too → new\n    max messages per subject: 5 → none"},
+		{"max message size", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxMsgSize = 1 << 10 }), "update stream TASKS_URGENT\n    max message size: 1 KiB → 512 KiB"},
+		{"max age", stream("TASKS_URGENT", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream TASKS_URGENT\n    max age: 1 h → none"},
+		{"duplicate window", stream("TASKS_URGENT", func(c *streamConfig) { c.Duplicates = time.Minute }), "update stream TASKS_URGENT\n    duplicate window: 1 min → 10 min"},
+		{"direct get", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowDirect = false }), "update stream TASKS_URGENT\n    direct get: false → true"},
+		{"rollup", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowRollup = true }), "update stream TASKS_URGENT\n    rollup: true → false"},
+		{"limits on RETRY", stream("RETRY", func(c *streamConfig) { c.MaxBytes, c.MaxMsgs, c.MaxAge = mib, 10, time.Hour }), "update stream RETRY\n    max messages: 10 → none\n    max bytes: 1 MiB → none\n    max age: 1 h → none"},
+		{"age of dead letters", stream("DEAD", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream DEAD\n    max age: 1 h → none"},
+		{"age of advisories", stream("ADVISORIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update stream ADVISORIES\n    max age: 1 h → 7 d"},
+		{"bucket", stream("OBJ_BODIES", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket BODIES\n    max age: 1 h → none"},
+		{"marker of FLEET", stream("KV_FLEET", func(c *streamConfig) { c.SubjectDeleteMarkerTTL = time.Hour }), "update bucket FLEET\n    marker of what expired: 1 h → 1 min"},
+		{"age of FLEET", stream("KV_FLEET", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket FLEET\n    max age: 1 h → none"},
+		{"FLEET without expiry", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			remakeStream(tb, js, "KV_FLEET", func(c *streamConfig) { c.AllowMsgTTL, c.SubjectDeleteMarkerTTL, c.DenyDelete = false, 0, false })
+		}, "update bucket FLEET\n    expiry by message: false → true\n    marker of what expired: none → 1 min\n    deny delete: false → true"},
+		{"bucket removed", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			if err := js.DeleteKeyValue(tb.Context(), task.FleetBucket); err != nil {
+				tb.Fatal(err)
+			}
+		}, "create bucket FLEET"},
+		{"ack wait", consumer(func(c *consumerConfig) { c.AckWait = time.Minute }), "update consumer TASKS_URGENT/email\n    ack wait: 1 min → 20 s"},
+		{"backoff", consumer(func(c *consumerConfig) { c.BackOff = []time.Duration{20 * time.Second, time.Minute} }), "update consumer TASKS_URGENT/email\n    backoff: true → false"},
+		{"max deliver", consumer(func(c *consumerConfig) { c.MaxDeliver = 3 }), "update consumer TASKS_URGENT/email\n    max deliver: 3 → 20"},
+		{"max ack pending", consumer(func(c *consumerConfig) { c.MaxAckPending = 1 }), "update consumer TASKS_URGENT/email\n    max ack pending: 1 → 640"},
+		{"headers only", consumer(func(c *consumerConfig) { c.HeadersOnly = true }), "update consumer TASKS_URGENT/email\n    headers only: true → false"},
+		{"inactive threshold", consumer(func(c *consumerConfig) { c.InactiveThreshold = time.Hour }), "update consumer TASKS_URGENT/email\n    inactive threshold: 1 h → none"},
+		{"limits on pulls", consumer(func(c *consumerConfig) { c.MaxRequestBatch = 1 }), "update consumer TASKS_URGENT/email\n    limits on pulls: true → false"},
 		{"consumer removed", func(tb testing.TB, js jetstream.JetStream) {
 			tb.Helper()
 			if err := js.DeleteConsumer(tb.Context(), "RETRY", "urgent-email"); err != nil {
@@ -223,10 +252,17 @@ func TestApplyMendsDrift(t *testing.T) {
 		}, "create consumer RETRY/urgent-email"},
 		{"stream removed", func(tb testing.TB, js jetstream.JetStream) {
 			tb.Helper()
-			if err := js.DeleteStream(tb.Context(), "DEAD"); err != nil {
+			if err := js.DeleteStream(tb.Context(), "KV_ALERTS"); err != nil {
 				tb.Fatal(err)
 			}
-		}, "create stream DEAD"},
+		}, "create bucket ALERTS"},
+		{"watcher removed", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			if err := js.DeleteConsumer(tb.Context(), "ADVISORIES", "deadletter"); err != nil {
+				tb.Fatal(err)
+			}
+		}, "create consumer ADVISORIES/deadletter"},
+		{"bucket of alerts", stream("KV_ALERTS", func(c *streamConfig) { c.MaxAge = time.Hour }), "update bucket ALERTS\n    max age: 1 h → 30 d"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -302,6 +338,29 @@ func TestApplyRefuses(t *testing.T) {
 		{"partitions", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) {
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "tasks.urgent.*.*", Destination: "tasks.urgent.{{wildcard(1)}}.{{wildcard(2)}}.{{partition(8,2)}}"}
 		}), []string{"subject transform", "drain it"}},
+		{"tasks that can be made to vanish", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) { c.AllowMsgTTL = true }), []string{"expiry by message"}},
+		{"tasks that nobody may delete", "stream TASKS_URGENT", stream("TASKS_URGENT", func(c *streamConfig) { c.DenyDelete = true }), []string{"deny delete"}},
+		{"less room than is taken", "stream TASKS_URGENT", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			setStream(tb, js, "TASKS_URGENT", func(c *streamConfig) { c.MaxBytes = 16 * mib })
+			fillTo(tb, js, "TASKS_URGENT", "tasks.urgent.email.send", 8*mib)
+		}, []string{"stream TASKS_URGENT: it holds 8.", "MiB, more than max bytes of 8 MiB", "drover lanes --class urgent"}},
+		{"less room than dead letters take", "stream DEAD", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			setStream(tb, js, "DEAD", func(c *streamConfig) { c.MaxBytes = 32 * mib })
+			fillTo(tb, js, "DEAD", "dead.urgent.email.send.1", 16*mib)
+		}, []string{"stream DEAD: it holds 16.", "drover dead ls"}},
+		{"shorter ack wait than that of a task in flight", "consumer TASKS_URGENT/email", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			setConsumer(tb, js, "TASKS_URGENT", "email", func(c *consumerConfig) { c.AckWait = time.Minute })
+			publish(tb, js, "tasks.urgent.email.send", 1)
+			take(tb, js, "TASKS_URGENT", "email", 5*time.Second)
+		}, []string{"consumer TASKS_URGENT/email: workers of email hold tasks by an ack wait of 1 min", "drover lanes --service email"}},
+		{"shorter ack wait than workers go by", "consumer RETRY/urgent-email", func(tb testing.TB, js jetstream.JetStream) {
+			tb.Helper()
+			setConsumer(tb, js, "RETRY", "urgent-email", func(c *consumerConfig) { c.AckWait = time.Minute })
+			ask(tb, js, "RETRY", "urgent-email")
+		}, []string{"consumer RETRY/urgent-email: workers of email hold tasks by an ack wait of 1 min"}},
 		{"filter", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.FilterSubject = "tasks.urgent.email.send" }), []string{"consumer TASKS_URGENT/email: ", "cannot change filter", "stop the workers of email", "nats consumer rm TASKS_URGENT email"}},
 		{"memory", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.MemoryStorage = true }), []string{"delivery"}},
 		{"max waiting", "consumer TASKS_URGENT/email", consumer(func(c *consumerConfig) { c.MaxWaiting = 8 }), []string{"max waiting"}},
@@ -364,6 +423,46 @@ func TestApplyRefuses(t *testing.T) {
 	}
 }
 
+// fillTo stores messages until the stream holds more than n bytes.
+func fillTo(tb testing.TB, js jetstream.JetStream, stream, subject string, n uint64) {
+	tb.Helper()
+	for {
+		if _, err := js.Publish(tb.Context(), subject, make([]byte, 500<<10)); err != nil {
+			tb.Fatalf("publish %s: %v", subject, err)
+		}
+		s, err := js.Stream(tb.Context(), stream)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if s.CachedInfo().State.Bytes > n {
+			return
+		}
+	}
+}
+
+// ask leaves a request for a task with the consumer, as an idle worker does, and
+// returns once the broker has it.
+func ask(tb testing.TB, js jetstream.JetStream, stream, name string) {
+	tb.Helper()
+	nc := js.Conn()
+	inbox := nc.NewInbox()
+	if _, err := nc.SubscribeSync(inbox); err != nil {
+		tb.Fatal(err)
+	}
+	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+stream+"."+name, inbox, []byte(`{"batch":1,"expires":60000000000}`)); err != nil {
+		tb.Fatal(err)
+	}
+	for {
+		c, err := js.Consumer(tb.Context(), stream, name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if c.CachedInfo().NumWaiting > 0 {
+			return
+		}
+	}
+}
+
 // extraRetries makes the retry lane of a service that the fleet does not have.
 func extraRetries(tb testing.TB, js jetstream.JetStream) {
 	tb.Helper()
@@ -403,9 +502,9 @@ func TestApplyRemovedService(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"update stream TASKS_URGENT\n    subjects: tasks.urgent.email.> tasks.urgent.sms.> -> tasks.urgent.email.>",
-		"extra consumer RETRY/urgent-sms: not in the fleet; when nothing uses it remove it with `nats consumer rm RETRY urgent-sms`",
-		"extra consumer TASKS_URGENT/sms: not in the fleet; when nothing uses it remove it with `nats consumer rm TASKS_URGENT sms`",
+		"update stream TASKS_URGENT\n    subjects: tasks.urgent.email.> tasks.urgent.sms.> → tasks.urgent.email.>",
+		"extra consumer RETRY/urgent-sms: not in the fleet; when nothing uses it, remove it\n    $ nats consumer rm RETRY urgent-sms",
+		"extra consumer TASKS_URGENT/sms: not in the fleet; when nothing uses it, remove it\n    $ nats consumer rm TASKS_URGENT sms",
 	}
 	if d := cmp.Diff(want, texts(apply(t, js, small()))); d != "" {
 		t.Errorf("changes (-want +got):\n%s", d)
@@ -417,7 +516,7 @@ func TestApplyRemovedService(t *testing.T) {
 		t.Error("a task of a removed service is taken")
 	}
 	// It can come back.
-	if d := cmp.Diff([]string{"update stream TASKS_URGENT\n    subjects: tasks.urgent.email.> -> tasks.urgent.email.> tasks.urgent.sms.>"}, texts(apply(t, js, both))); d != "" {
+	if d := cmp.Diff([]string{"update stream TASKS_URGENT\n    subjects: tasks.urgent.email.> → tasks.urgent.email.> tasks.urgent.sms.>"}, texts(apply(t, js, both))); d != "" {
 		t.Errorf("changes when it comes back (-want +got):\n%s", d)
 	}
 }
@@ -432,7 +531,7 @@ func TestApplyReportsExtraStream(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), streamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"extra stream TASKS_SLOW: no service of the fleet serves it; it is empty: remove it with `nats stream rm TASKS_SLOW`"}
+	want := []string{"extra stream TASKS_SLOW: no service of the fleet serves it, and it is empty: remove it\n    $ nats stream rm TASKS_SLOW"}
 	if d := cmp.Diff(want, texts(apply(t, js, small()))); d != "" {
 		t.Errorf("changes (-want +got):\n%s", d)
 	}
@@ -446,7 +545,7 @@ func TestApplySaysWhatToDo(t *testing.T) {
 		change func(*streams.Fleet)
 		want   []string
 	}{
-		{"more replicas than nodes", nil, func(f *streams.Fleet) { f.Replicas = 3 }, []string{"create bucket BODIES", "more replicas than the broker has nodes"}},
+		{"more replicas than nodes", nil, func(f *streams.Fleet) { f.Replicas = 3 }, []string{"fleet: ", "more replicas than the broker has nodes", "1 server", "lower replicas in the fleet file"}},
 		{"more storage than there is", nil, func(f *streams.Fleet) { f.Classes[0].MaxBytes = 1 << 50 }, []string{"create stream TASKS_URGENT", "lower them in the fleet file"}},
 		{"foreign stream", func(tb testing.TB, js jetstream.JetStream) {
 			tb.Helper()

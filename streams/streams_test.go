@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -18,6 +19,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 const mib = 1 << 20
+
+func TestMain(m *testing.M) { natstest.Main(m, nil) }
 
 // golden compares got with a file in testdata, or rewrites the file.
 func golden(tb testing.TB, name, got string) {

@@ -8,12 +8,14 @@ import (
 
 // Topology is all that the broker holds for a fleet.
 type Topology struct {
-	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES
+	Streams   []jetstream.StreamConfig // the classes in their order, then RETRY, DEAD, ADVISORIES, AUDIT
 	Consumers []Consumer               // by class and service, the live one before the one of its retries
+	Watchers  []Consumer               // of services that take no tasks; Class and Retry are empty
 	Bodies    jetstream.ObjectStoreConfig
+	Buckets   []jetstream.KeyValueConfig // FLEET, and ALERTS of the watchers
 }
 
-// Consumer is one durable consumer: a lane.
+// Consumer is one durable consumer: a lane, or a watcher.
 type Consumer struct {
 	Stream  string
 	Config  jetstream.ConsumerConfig
@@ -37,8 +39,10 @@ func (f *Fleet) Topology() Topology {
 			t.Consumers = append(t.Consumers, liveConsumer(c, s), retryConsumer(c, s))
 		}
 	}
-	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories())
+	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories(), f.audit())
+	t.Watchers = watchers()
 	t.Bodies = f.bodies()
+	t.Buckets = append(t.Buckets, f.presence(), f.alerts())
 	return t
 }
 

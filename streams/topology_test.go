@@ -73,7 +73,7 @@ func TestUnservedClassHasNoStream(t *testing.T) {
 			t.Errorf("stream %s has no subjects", s.Name)
 		}
 	}
-	want := "TASKS_URGENT TASKS_DEFAULT TASKS_BULK RETRY DEAD ADVISORIES"
+	want := "TASKS_URGENT TASKS_DEFAULT TASKS_BULK RETRY DEAD ADVISORIES AUDIT"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("streams = %s, want %s", got, want)
 	}

@@ -48,6 +48,13 @@ func (f *Fleet) Validate() error {
 		named[strings.ToLower(s.Name)] = s.Name
 		p.service(i, s, seen)
 	}
+	for i, producer := range d.Producers {
+		if other, ok := named[strings.ToLower(producer.Name)]; ok {
+			p.add("producer %s: the name is taken (%s): each user of the broker has one of its own", producer.Name, other)
+		}
+		named[strings.ToLower(producer.Name)] = producer.Name
+		p.producer(i, producer, d)
+	}
 	return errors.Join(p...)
 }
 
@@ -94,6 +101,12 @@ func (p *problems) service(i int, s Service, classes map[task.Class]bool) {
 		return
 	}
 	at := "service " + s.Name
+	if strings.EqualFold(s.Name, task.DeadletterService) {
+		p.add("%s: the name is that of a service which takes no tasks and needs no entry", at)
+	}
+	if strings.Trim(s.Name, "0123456789") == "" {
+		p.add("%s: name: it is a number, which would look like a sequence in the subjects of acknowledgements", at)
+	}
 	if len(s.Classes) == 0 {
 		p.add("%s: classes: it serves none", at)
 	}

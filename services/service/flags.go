@@ -49,6 +49,22 @@ type grammar struct {
 // Help is the long text of --help.
 func (g *grammar) Help() string { return g.examples }
 
+func (s Service) examples() string {
+	if s.NoTasks {
+		return examplesNoTasks + exits
+	}
+	return examples + exits
+}
+
+const examplesNoTasks = `A flag beats its environment variable. Traces and metrics are sent as the
+OTEL_ variables of OpenTelemetry say, for example OTEL_EXPORTER_OTLP_ENDPOINT.
+It takes no tasks, so --class and --pool are refused.
+
+Examples:
+
+    %[1]s --nats nats://broker:4222 --creds /etc/drover/%[2]s.creds
+    DROVER_LOG_FORMAT=json %[1]s --fleet fleet.yaml`
+
 const examples = `A flag beats its environment variable. Traces and metrics are sent as the
 OTEL_ variables of OpenTelemetry say, for example OTEL_EXPORTER_OTLP_ENDPOINT.
 
@@ -57,7 +73,9 @@ Examples:
     %[1]s --nats nats://broker:4222 --creds /etc/drover/%[2]s.creds
     %[1]s --class urgent               # a process for one class alone
     %[1]s --pool retry --admin :9090   # the retries of all classes
-    DROVER_LOG_FORMAT=json %[1]s --fleet fleet.yaml
+    DROVER_LOG_FORMAT=json %[1]s --fleet fleet.yaml`
+
+const exits = `
 
 Exit codes: 0 drained after SIGTERM or SIGINT, 1 error, 2 wrong usage, 75 start a
 fresh process (too many handlers ignore their cancelled context).`
@@ -89,7 +107,7 @@ func parse(s Service, args []string, stdout io.Writer) (*settings, error) {
 		return nil, errors.New("a service needs a name and a function to run")
 	}
 	exited := false
-	g := &grammar{Config: s.Config, examples: fmt.Sprintf(examples, s.usage(), s.Name)}
+	g := &grammar{Config: s.Config, examples: fmt.Sprintf(s.examples(), s.usage(), s.Name)}
 	parser, err := kong.New(g,
 		kong.Name(s.usage()),
 		kong.Description(s.Help),
@@ -131,14 +149,14 @@ func (c *settings) resolve(s Service) error {
 			errs = append(errs, fmt.Errorf("--admin: %w: want HOST:PORT", err))
 		}
 	}
-	errs = append(errs, c.loadFleet(s.Name))
+	errs = append(errs, c.loadFleet(s))
 	if s.Check != nil {
 		errs = append(errs, s.Check())
 	}
 	return errors.Join(errs...)
 }
 
-func (c *settings) loadFleet(service string) error {
+func (c *settings) loadFleet(s Service) error {
 	where := "the built-in fleet.yaml"
 	c.fleet = streams.Default()
 	if c.FleetFile != "" {
@@ -148,9 +166,15 @@ func (c *settings) loadFleet(service string) error {
 			return fmt.Errorf("--fleet: %w", err)
 		}
 	}
-	have, ok := c.fleet.Service(service)
+	if s.NoTasks {
+		if len(c.Class) > 0 || c.Pool != worker.AllPools {
+			return fmt.Errorf("--class, --pool: %s takes no tasks", s.Name)
+		}
+		return nil
+	}
+	have, ok := c.fleet.Service(s.Name)
 	if !ok {
-		return fmt.Errorf("%s has no service %q: add it there, or name another file with --fleet", where, service)
+		return fmt.Errorf("%s has no service %q: add it there, or name another file with --fleet", where, s.Name)
 	}
 	wanted := c.Class
 	if len(wanted) == 0 {
@@ -161,7 +185,7 @@ func (c *settings) loadFleet(service string) error {
 		class, ok := c.fleet.Class(name)
 		switch {
 		case !ok || !have.Serves(name):
-			return fmt.Errorf("--class %s: %s lets %s serve %s", name, where, service, list(have.Classes))
+			return fmt.Errorf("--class %s: %s lets %s serve %s", name, where, s.Name, list(have.Classes))
 		case !seen[name]:
 			c.classes = append(c.classes, class)
 		}

@@ -127,3 +127,27 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("Run() = %v with server %q, want it to get as far as the broker", err, cfg.Addr)
 	}
 }
+
+// A service that takes no tasks is in no fleet file, and is told so by whoever
+// gives it classes.
+func TestNoTasks(t *testing.T) {
+	t.Parallel()
+	s := service.Service{Name: "deadletter", NoTasks: true, Run: func(_ context.Context, env *service.Env) error {
+		env.Ready(func() error { return nil })
+		return errors.New("was run")
+	}}
+	for _, args := range [][]string{{"--class", "urgent"}, {"--pool", "retry"}} {
+		err := service.Run(t.Context(), s, args, io.Discard, io.Discard)
+		if want := "--class, --pool: deadletter takes no tasks"; !errors.Is(err, service.ErrUsage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run(%v) = %v, want wrong usage with %q", args, err, want)
+		}
+	}
+	url, _ := testBroker(t)
+	if err := service.Run(t.Context(), s, []string{"--nats", url, "--admin", ""}, io.Discard, io.Discard); err == nil || err.Error() != "was run" {
+		t.Errorf("Run = %v, want it to run", err)
+	}
+	var help strings.Builder
+	if err := service.Run(t.Context(), s, []string{"--help"}, &help, io.Discard); err != nil || strings.Contains(help.String(), "--class urgent ") {
+		t.Errorf("--help = %v, want no example with a class:\n%s", err, &help)
+	}
+}

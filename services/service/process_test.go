@@ -45,6 +45,14 @@ func waiter() service.Service {
 // process starts waiter as a process of its own and returns once it takes tasks.
 func process(t *testing.T, url string, env ...string) (*exec.Cmd, *journal) {
 	t.Helper()
+	cmd, log := begin(t, url, env...)
+	log.wait(1, "worker takes tasks")
+	return cmd, log
+}
+
+// begin starts waiter as a process of its own.
+func begin(t *testing.T, url string, env ...string) (*exec.Cmd, *journal) {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +68,6 @@ func process(t *testing.T, url string, env ...string) (*exec.Cmd, *journal) {
 		_ = cmd.Process.Kill() // it has ended, unless the test has failed
 		_ = cmd.Wait()
 	})
-	log.wait(1, "worker takes tasks")
 	return cmd, log
 }
 

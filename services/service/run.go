@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/services/service/admin"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -69,12 +70,15 @@ func Run(ctx context.Context, s Service, args []string, stdout, stderr io.Writer
 			slog.Any("classes", names(c.classes)), slog.String("pool", string(c.Pool)))
 	}
 	if !child && c.Admin != "" {
-		a, err := listen(ctx, c.Admin, p.health, t.registry, log, end)
+		a, err := admin.Listen(ctx, admin.Config{
+			Addr: c.Admin, Remedy: "choose another with --admin or DROVER_ADMIN_ADDR: port 0 for any free one, nothing for none",
+			Live: p.health.Live, Ready: p.health.Ready, Metrics: t.registry, Log: log, Failed: end,
+		})
 		if err != nil {
 			return err
 		}
-		defer a.close(ctx)
-		log.InfoContext(ctx, "admin port is open", slog.String("addr", a.addr.String()))
+		defer a.Close(ctx)
+		log.InfoContext(ctx, "admin port is open", slog.String("addr", a.Addr()))
 	}
 	err = p.connect(ctx)
 	switch {
@@ -171,7 +175,11 @@ func (p *process) connect(ctx context.Context) error {
 	p.health.at(errors.New("checking the topology"))
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	if err := streams.Check(ctx, js, p.fleet, p.service.Name); err != nil {
+	warnings, err := streams.Inspect(ctx, js, p.fleet, p.service.Name)
+	if len(warnings) > 0 {
+		p.log.WarnContext(ctx, "the broker keeps fewer copies than the fleet file says; `drover streams plan` shows it", slog.Any("differences", warnings))
+	}
+	if err != nil {
 		return err
 	}
 	p.health.at(errStarting)

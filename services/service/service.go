@@ -50,6 +50,11 @@ type Service struct {
 	Help  string // one sentence that says what it does
 	Admin string // default of --admin, HOST:PORT; "" means no admin port
 
+	// NoTasks is for a service that works no tasks. It is not in the fleet file,
+	// is given no classes, and its Run runs no worker; what it needs of the broker
+	// is known to [streams.Check] by its name.
+	NoTasks bool
+
 	// Config is a pointer to a struct that kong can read: its fields become
 	// flags and environment variables beside the common ones. nil means none.
 	Config any
@@ -59,7 +64,8 @@ type Service struct {
 	Check func() error
 
 	// Run makes the handlers and runs a worker until ctx is done. It hands the
-	// worker's Ready to [Env.Ready].
+	// worker's Ready to [Env.Ready]. Without tasks it does whatever the service is
+	// for until ctx is done.
 	Run func(ctx context.Context, env *Env) error
 
 	// Usage is how the service is invoked, for its help; "" means Name.

@@ -336,3 +336,21 @@ func TestRemoveTouchesOnlyItsBody(t *testing.T) {
 		t.Errorf("the other body = %q, %v, want it there", got, err)
 	}
 }
+
+func TestRemoveOf(t *testing.T) {
+	t.Parallel()
+	js := natstest.JetStream(t)
+	for _, tt := range []struct {
+		kind, name string
+		want       error
+	}{
+		{"email.send", "email.send:1", nil},
+		{"email.send", "email.sender:1", bodies.ErrNotOwn},
+		{"email.send", "webhook.deliver:1", bodies.ErrNotOwn},
+		{"email.send", "email.send", bodies.ErrNotOwn},
+	} {
+		if err := bodies.RemoveOf(t.Context(), js, tt.kind, tt.name); !errors.Is(err, tt.want) {
+			t.Errorf("RemoveOf(%q, %q) = %v, want %v", tt.kind, tt.name, err, tt.want)
+		}
+	}
+}

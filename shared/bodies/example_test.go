@@ -4,40 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/bodies"
-	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 )
 
-// exampleBroker starts an embedded broker with BODIES, and returns how to end it.
+// exampleBroker is a broker with BODIES, and how to end it.
 func exampleBroker() (jetstream.JetStream, func(), error) {
-	dir, err := os.MkdirTemp("", "drover")
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
-	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
-	if err == nil {
-		_, err = js.CreateObjectStore(context.Background(), jetstream.ObjectStoreConfig{Bucket: task.BodiesBucket})
-	}
-	if err != nil {
-		b.Shutdown()
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return js, func() {
-		js.Conn().Close()
-		b.Shutdown()
-		_ = os.RemoveAll(dir)
-	}, nil
+	return natstest.Example(func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: task.BodiesBucket})
+		return err
+	})
 }
 
 func Example() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +14,20 @@ import (
 )
 
 const removeLimit = 5 * time.Second // for removing a body that nothing refers to
+
+// ErrNotOwn is returned by [RemoveOf] for a body of another kind.
+var ErrNotOwn = errors.New("it may be another task's")
+
+// RemoveOf is Remove for the body of a task of this kind. A publisher can write any
+// name into Task-Ref, and must not have the body of a task removed that it may not
+// publish: unless the name begins with the kind and ":", RemoveOf returns an error
+// wrapping [ErrNotOwn].
+func RemoveOf(ctx context.Context, js jetstream.JetStream, kind, name string) error {
+	if !strings.HasPrefix(name, kind+":") {
+		return fmt.Errorf("remove body %q from %s: %w: the name does not begin with %q", shorten(name), task.BodiesBucket, ErrNotOwn, kind+":")
+	}
+	return Remove(ctx, js, name)
+}
 
 // Remove takes the body that is stored under name out of BODIES without a trace:
 // the object store's own delete leaves a marker for ever. It returns nil when there

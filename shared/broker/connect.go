@@ -165,6 +165,16 @@ func check(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	// Not every user may ask: a refusal has no answer to wait for, and is no trouble.
+	report := nc.ErrorHandler()
+	defer nc.SetErrorHandler(report)
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		if Denied(err) != nil {
+			cancel()
+			return
+		}
+		report(nc, sub, err)
+	})
 	if _, err := js.AccountInfo(ctx); errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return fmt.Errorf("%w (%s): add `jetstream {}` to its configuration", ErrNoJetStream, nc.ConnectedUrlRedacted())
 	}

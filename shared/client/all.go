@@ -23,7 +23,7 @@ type Outcome struct {
 // to each task; [ID] is an error wrapping [ErrOption], because it would give all
 // tasks one id. With a bad option nothing is published and there are no outcomes.
 func PublishAll[A task.Args](ctx context.Context, c *Client, tasks []A, opts ...PublishOption) ([]Outcome, error) {
-	o, err := newOrder(opts)
+	o, err := c.newOrder(opts)
 	if err == nil && o.id != "" {
 		err = fmt.Errorf("%w: one id for %d tasks: publish them one by one", ErrOption, len(tasks))
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,8 +22,10 @@ type Client struct {
 	js       jetstream.JetStream
 	nc       *nats.Conn
 	tracer   trace.Tracer
-	noLookup atomic.Bool  // this connection may not ask which streams there are
-	left     atomic.Int64 // when it last left a node that served nothing; ns since 1970
+	room     time.Duration // to wait for it, unless a publish says otherwise
+	noLookup atomic.Bool   // this connection may not ask which streams there are
+	left     atomic.Int64  // when it last left a node that served nothing; ns since 1970
+	gauges   sync.Map      // by name of the stream: *gauge
 }
 
 // New returns a client that publishes over js. It talks to no one.
@@ -65,7 +69,7 @@ type Receipt struct {
 // task is not stored, and [ErrUnknown] when that cannot be said; see the package
 // comment for what to do then, and for how long Publish tries.
 func (c *Client) Publish(ctx context.Context, args task.Args, opts ...PublishOption) (Receipt, error) {
-	o, err := newOrder(opts)
+	o, err := c.newOrder(opts)
 	if err != nil {
 		return Receipt{}, fmt.Errorf("publish: %w", err)
 	}
@@ -105,7 +109,7 @@ func (c *Client) Forward(ctx context.Context, msg *nats.Msg) (Receipt, error) {
 	if first(msg.Header, task.HeaderMsgID) == "" {
 		return Receipt{}, fmt.Errorf("forward %s: %w: the message has no %s", msg.Subject, ErrOption, task.HeaderMsgID)
 	}
-	m := message{Msg: nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}}
+	m := message{Msg: nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, room: patch{limit: c.room}}
 	a, err := c.deliver(ctx, &m)
 	if err != nil {
 		return rc, fmt.Errorf("forward %s: %w", msg.Subject, m.told(err))

@@ -47,10 +47,7 @@ var (
 // deliver sends m until the broker has answered, or ctx or the patience ends. It
 // keeps in m what is known when it returns an error.
 func (c *Client) deliver(ctx context.Context, m *message) (answer, error) {
-	until := time.Now().Add(patience)
-	if d, ok := ctx.Deadline(); ok {
-		until = d
-	}
+	until := patient(ctx)
 	complaint := c.nc.LastError()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		if ctx.Err() != nil {
@@ -62,6 +59,16 @@ func (c *Client) deliver(ctx context.Context, m *message) (answer, error) {
 		switch {
 		case f == isStored:
 			return a, nil
+		case f == isRefused && errors.Is(err, ErrFull):
+			if err := c.waitForRoom(ctx, m, c.full(ctx, &m.Msg, err)); err != nil {
+				return answer{}, err
+			}
+			if !m.doubt { // nothing is known of it, as before the first try
+				m.tries = 0
+			}
+			until = patient(ctx) // the broker is there
+			pause = firstPause / 2
+			continue
 		case f == isRefused:
 			return answer{}, err
 		case f == isOver:
@@ -81,6 +88,14 @@ func (c *Client) deliver(ctx context.Context, m *message) (answer, error) {
 			return answer{}, err
 		}
 	}
+}
+
+// patient is how long ctx lets a broker be away from now on.
+func patient(ctx context.Context) time.Time {
+	if d, ok := ctx.Deadline(); ok {
+		return d
+	}
+	return time.Now().Add(patience)
 }
 
 // try sends m once and waits for the answer, at most until then.
@@ -161,7 +176,7 @@ func (c *Client) missing(ctx context.Context, m *message) error {
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return noStream(m.Subject)
-		case denied(c.nc, complaint, lookupSubject(c.js)) != nil:
+		case denied(c.nc, complaint, apiSubject(c.js, "STREAM.NAMES")) != nil:
 			c.noLookup.Store(true)
 		case leaderless(err):
 			if time.Since(m.silent) > electionLimit {
@@ -194,7 +209,8 @@ func (c *Client) leave() {
 	}
 }
 
-func lookupSubject(js jetstream.JetStream) string {
+// apiSubject is where js asks the broker for what.
+func apiSubject(js jetstream.JetStream, what string) string {
 	prefix := "$JS.API."
 	switch o := js.Options(); {
 	case o.Domain != "":
@@ -202,7 +218,7 @@ func lookupSubject(js jetstream.JetStream) string {
 	case o.APIPrefix != "":
 		prefix = strings.TrimSuffix(o.APIPrefix, ".") + "."
 	}
-	return prefix + "STREAM.NAMES"
+	return prefix + what
 }
 
 // parse reads the broker's answer. stream is the one that is expected: naming it

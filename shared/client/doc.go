@@ -30,6 +30,15 @@
 // unknown is never sent again later than 5 minutes after its first try, whatever
 // the context says, because the broker would take it for a new one.
 //
+// # Back pressure
+//
+// A class that is full refuses, and keeps what it has; other classes go on. The
+// error is a [*FullError], with what is stored, how fast that is worked off and
+// when to try again. With [WaitForRoom] the client does that by itself, for a time
+// that the caller bounds. How full a stream is is asked at most once a second,
+// however many are refused; a connection that may not read the stream's info gets
+// the error without figures.
+//
 // # Traces
 //
 // Every task is published under a PRODUCER span "publish <kind>", whose context

@@ -20,7 +20,9 @@ var (
 	// large body, when the object store is missing. Nothing is stored.
 	ErrNoStream = errors.New("no stream takes it")
 	// ErrFull is returned when the class's stream, or the account or disk below
-	// it, has no room. Nothing is stored; publish again when the backlog shrinks.
+	// it, has no room. Nothing is stored; publish again when the backlog shrinks,
+	// or let [WaitForRoom] do that. It is wrapped by a [*FullError], which says how
+	// full and when.
 	ErrFull = errors.New("the stream is full")
 	// ErrTooLarge is returned when a body is above 16 MiB, or a message above what
 	// its stream or the broker takes. Nothing is stored.
@@ -81,13 +83,13 @@ func judge(msg *nats.Msg, err error) (fate, error) {
 func judgeAPI(msg *nats.Msg, err *jetstream.APIError) (fate, error) {
 	switch err.ErrorCode {
 	case codeAccountResources, codeInsufficient, codeMemory, codeStorage:
-		return isRefused, fmt.Errorf("%w: %s", ErrFull, err.Description)
+		return isRefused, &FullError{Reason: err.Description}
 	case codeMessageTooLarge, codeHeaderTooLarge:
 		return isRefused, tooLarge(msg, err)
 	case codeStoreFailed:
 		switch {
 		case strings.HasPrefix(err.Description, "maximum "): // messages, bytes, or either per subject
-			return isRefused, fmt.Errorf("%w: %s", ErrFull, err.Description)
+			return isRefused, &FullError{Reason: err.Description}
 		case strings.HasPrefix(err.Description, "message too large"):
 			return isRefused, tooLarge(msg, err)
 		}
@@ -142,7 +144,7 @@ func denied(nc *nats.Conn, before error, subject string) error {
 	inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX")
 	switch text := err.Error(); {
 	case strings.Contains(text, `Publish to "`+subject+`"`), strings.Contains(text, "Publish with Reply of"):
-		return fmt.Errorf("%w: publish to %s: grant it to these credentials", ErrDenied, subject)
+		return fmt.Errorf("%w: publish to %s: grant it to these credentials (producers in the fleet file, then `drover keys`)", ErrDenied, subject)
 	case strings.Contains(text, `Subscription to "`+inbox+`.`):
 		return fmt.Errorf("%w: subscribe to the connection's inbox, where answers come: grant it or set nats.CustomInboxPrefix; %w", ErrDenied, ErrUnknown)
 	}

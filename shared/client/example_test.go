@@ -4,44 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 )
 
-// exampleBroker starts an embedded broker with one stream that has room for three
-// tasks, and returns how to end it.
+// exampleBroker is a broker with one stream that has room for three tasks, and how
+// to end it.
 func exampleBroker() (jetstream.JetStream, func(), error) {
-	dir, err := os.MkdirTemp("", "drover")
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
-	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
-	if err == nil {
-		_, err = js.CreateStream(context.Background(), jetstream.StreamConfig{
+	return natstest.Example(func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: task.Default.Stream(), Subjects: []string{task.Filter(task.Default, "email")},
 			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgs: 3,
 		})
-	}
-	if err != nil {
-		b.Shutdown()
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return js, func() {
-		js.Conn().Close()
-		b.Shutdown()
-		_ = os.RemoveAll(dir)
-	}, nil
+		return err
+	})
 }
 
 func ExampleClient_Publish() {
@@ -87,14 +68,17 @@ func ExamplePublishAll() {
 		return
 	}
 	mails := []Send{{To: "a@example.org"}, {To: "b@example.org"}, {To: "c@example.org"}, {To: "d@example.org"}}
-	outcomes, err := client.PublishAll(context.Background(), c, mails)
-	fmt.Println(err)
+	outcomes, _ := client.PublishAll(context.Background(), c, mails) // the error says how many failed
 	for i, o := range outcomes {
-		if errors.Is(o.Err, client.ErrFull) {
-			fmt.Println("not stored:", mails[i].To)
+		if e, ok := errors.AsType[*client.FullError](o.Err); ok {
+			fmt.Printf("not stored: %s, %s holds %d of %d\n", mails[i].To, e.Stream, e.Messages, e.MaxMessages)
 		}
 	}
+
+	// Or wait until workers have made room, here in vain.
+	_, err = client.PublishAll(context.Background(), c, mails[3:], client.WaitForRoom(100*time.Millisecond))
+	fmt.Println(errors.Is(err, client.ErrFull))
 	// Output:
-	// publish 4 tasks: 1 failed, the first is number 3: publish email.send: the stream is full: maximum messages exceeded
-	// not stored: d@example.org
+	// not stored: d@example.org, TASKS_DEFAULT holds 3 of 3
+	// true
 }

@@ -61,6 +61,7 @@ type message struct {
 	tries  int       // so far
 	sent   time.Time // the first of them
 	doubt  bool      // one of them may have stored it
+	room   patch     // how long it waits for room
 	silent time.Time // since when nobody listens on the subject; zero when someone does
 }
 
@@ -80,7 +81,7 @@ func (c *Client) build(ctx context.Context, m *message, r *route, args task.Args
 		h = make(nats.Header, 4)
 	}
 	clear(h)
-	*m = message{Msg: nats.Msg{Subject: r.subject, Header: h}, id: o.id}
+	*m = message{Msg: nats.Msg{Subject: r.subject, Header: h}, id: o.id, room: patch{limit: o.room}}
 	if m.id == "" {
 		m.id, m.fresh = rand.Text(), true
 	}
@@ -108,7 +109,7 @@ func (c *Client) build(ctx context.Context, m *message, r *route, args task.Args
 		m.Data = body
 		return nil
 	}
-	if m.body, err = c.store(ctx, r.kind, m.id, body); err != nil {
+	if m.body, err = c.store(ctx, r.kind, m.id, body, &m.room); err != nil {
 		return err
 	}
 	h[task.HeaderRef] = []string{m.body.Name}
@@ -122,10 +123,13 @@ func made(id string) bool {
 	return len(id) == 26 && strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == "" // as rand.Text has it
 }
 
-// store puts body into BODIES, with the patience that tasks have.
-func (c *Client) store(ctx context.Context, kind, id string, body []byte) (*bodies.Object, error) {
+// store puts body into BODIES, with the patience that tasks have. What it waits
+// for room is not waited again by the task.
+func (c *Client) store(ctx context.Context, kind, id string, body []byte, room *patch) (*bodies.Object, error) {
 	return bodies.Put(ctx, c.js, func(ctx context.Context, m *nats.Msg) error {
-		_, err := c.deliver(ctx, &message{Msg: nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}})
+		part := message{Msg: nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}, room: *room}
+		_, err := c.deliver(ctx, &part)
+		*room = part.room
 		return err
 	}, kind+":"+task.Token(id), body)
 }

@@ -47,10 +47,12 @@ type order struct {
 	class    task.Class // "" for the class that the arguments name
 	tenant   string
 	deadline time.Time
+	room     time.Duration // to wait for it
 }
 
-func newOrder(opts []PublishOption) (order, error) {
-	var o order
+// newOrder is what opts ask of c.
+func (c *Client) newOrder(opts []PublishOption) (order, error) {
+	o := order{room: c.room}
 	var errs []error
 	for _, opt := range opts {
 		errs = append(errs, opt.applyPublish(&o))
@@ -107,4 +109,40 @@ func Deadline(t time.Time) PublishOption {
 		o.deadline = t
 		return nil
 	})
+}
+
+// CommonOption configures a [Client], or one publish over what the client says.
+type CommonOption interface {
+	Option
+	PublishOption
+}
+
+type waitForRoom time.Duration
+
+// WaitForRoom has a publish that is refused because its class is full tried
+// again, under the same id and with jittered pauses of 25 ms to 2 s, until there
+// is room, d is over since the first refusal, or the context ends. The error then
+// still wraps [ErrFull] in a [*FullError]. 0, which is the default, does not wait;
+// less is an error wrapping [ErrOption].
+//
+// Of a [PublishAll], d is the longest time in which not one task finds room. While
+// it waits, tasks of its other classes wait as well, and nothing more is kept in
+// memory than the tasks that it was given.
+func WaitForRoom(d time.Duration) CommonOption { return waitForRoom(d) }
+
+func (w waitForRoom) check() error {
+	if w < 0 {
+		return fmt.Errorf("%w: wait for room of %v, want 0 or more", ErrOption, time.Duration(w))
+	}
+	return nil
+}
+
+func (w waitForRoom) applyClient(c *Client) error {
+	c.room = time.Duration(w)
+	return w.check()
+}
+
+func (w waitForRoom) applyPublish(o *order) error {
+	o.room = time.Duration(w)
+	return w.check()
 }

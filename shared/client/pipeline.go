@@ -28,7 +28,7 @@ func (c *Client) publishAll(ctx context.Context, n int, at func(int) task.Args, 
 	p := &pipeline{
 		c: c, at: at, order: o, out: make([]Outcome, n),
 		inbox: c.nc.NewInbox() + ".", slots: make([]slot, min(n, window)),
-		pause: firstPause, complaint: c.nc.LastError(), gone: map[string]error{},
+		pause: firstPause, complaint: c.nc.LastError(), gone: map[string]error{}, room: patch{limit: o.room},
 	}
 	for i := range p.slots {
 		p.free = append(p.free, i)
@@ -73,6 +73,9 @@ type pipeline struct {
 	complaint error         // of the connection, before this call
 	last      error         // why something is tried again
 	gone      map[string]error
+
+	room patch // how long it waits for room, since one was stored
+	gate int   // while there is no room, how many may be out; 0 for as many as there are slots
 }
 
 // slot holds one task from its first try to its outcome.
@@ -80,9 +83,10 @@ type slot struct {
 	message
 	index int // of the task
 	span  trace.Span
-	token uint64    // in the reply subject of every try; 0 while the slot is free
-	out   bool      // a try is out; otherwise the slot is in retry
-	until time.Time // when the answer to it is late
+	token uint64     // in the reply subject of every try; 0 while the slot is free
+	out   bool       // a try is out; otherwise the slot is in retry
+	until time.Time  // when the answer to it is late
+	full  *FullError // why it is in retry, when that is for want of room
 }
 
 func (p *pipeline) run(ctx context.Context, replies <-chan *nats.Msg, status <-chan nats.Status) {
@@ -107,7 +111,7 @@ func (p *pipeline) run(ctx context.Context, replies <-chan *nats.Msg, status <-c
 
 // fill sends as much as may be unanswered, what failed before first.
 func (p *pipeline) fill(ctx context.Context) {
-	for len(p.retry) > 0 && !p.paused() && ctx.Err() == nil {
+	for len(p.retry) > 0 && !p.paused() && p.open() && ctx.Err() == nil {
 		i := p.retry[0]
 		p.retry = p.retry[1:]
 		if err := p.gone[p.slots[i].Subject]; err != nil {
@@ -116,13 +120,29 @@ func (p *pipeline) fill(ctx context.Context) {
 		}
 		p.send(ctx, i)
 	}
-	for p.next < len(p.out) && len(p.free) > 0 && p.bytes < windowBytes && !p.paused() && ctx.Err() == nil {
+	for p.next < len(p.out) && len(p.free) > 0 && p.bytes < windowBytes && !p.paused() && p.open() && ctx.Err() == nil {
 		p.next++
 		p.begin(ctx, p.next-1)
 	}
 }
 
 func (p *pipeline) paused() bool { return !p.resume.IsZero() && time.Now().Before(p.resume) }
+
+// open reports whether one more may be sent. A class that was full gets one task
+// at a time, and one more at a time for each that is stored, so that it is not sent
+// a window of tasks again and again only to refuse them.
+func (p *pipeline) open() bool {
+	if p.gate == 0 {
+		return true
+	}
+	out := 0
+	for i := range p.slots {
+		if p.slots[i].out {
+			out++
+		}
+	}
+	return out < p.gate
+}
 
 // begin builds task number index and sends it.
 func (p *pipeline) begin(ctx context.Context, index int) {
@@ -153,6 +173,11 @@ func (p *pipeline) begin(ctx context.Context, index int) {
 	start := time.Now()
 	err := p.c.build(ctx, &s.message, p.route, args, p.order)
 	p.bytes += len(s.Data)
+	if errors.Is(err, ErrFull) { // the broker answers, it has no room for the body
+		p.end(ctx, i, answer{}, err)
+		p.quiet = 0
+		return
+	}
 	if err != nil {
 		p.end(ctx, i, answer{}, err)
 		if p.quiet += time.Since(start); p.stalled(ctx) { // its body found no broker
@@ -172,7 +197,7 @@ func (p *pipeline) send(ctx context.Context, i int) {
 	if s.tries++; s.tries == 1 {
 		s.sent = now
 	}
-	s.out, s.until = true, now.Add(tryLimit(s.tries))
+	s.out, s.until, s.full = true, now.Add(tryLimit(s.tries)), nil
 	s.Reply = p.inbox + strconv.FormatUint(s.token, 36)
 	if err := p.c.nc.PublishMsg(&s.Msg); err != nil {
 		s.out = false
@@ -209,8 +234,18 @@ func (p *pipeline) judge(ctx context.Context, i int, a answer, err error) {
 	s := &p.slots[i]
 	f, err := judge(&s.Msg, err)
 	switch {
+	case f == isRefused && errors.Is(err, ErrFull):
+		p.quiet = 0
+		p.refused(ctx, i, p.c.full(ctx, &s.Msg, err))
+		return
 	case f == isStored || f == isRefused:
 		p.quiet, p.pause = 0, firstPause
+		if f == isStored {
+			p.room.until, p.room.pause = time.Time{}, 0
+			if p.gate > 0 {
+				p.gate = (p.gate + 1) % len(p.slots)
+			}
+		}
 		p.end(ctx, i, a, err)
 		return
 	case f == isOver:
@@ -247,6 +282,41 @@ func (p *pipeline) judge(ctx context.Context, i int, a answer, err error) {
 	}
 }
 
+// refused puts by the task in slot i, for which there is no room, or gives it its
+// outcome when it has waited long enough.
+func (p *pipeline) refused(ctx context.Context, i int, full *FullError) {
+	s, now := &p.slots[i], time.Now()
+	if now.Before(p.resume) && p.gate == 1 { // of the window that went out before the first refusal
+		s.full = full
+		p.retry = append(p.retry, i)
+		return
+	}
+	wait, ok := p.room.next(now, full)
+	if !ok || s.expired(now) {
+		p.end(ctx, i, answer{}, p.room.gaveUp(full))
+		return
+	}
+	s.full = full
+	p.retry = append(p.retry, i)
+	p.gate, p.resume = 1, now.Add(wait)
+}
+
+// crowded ends the tasks that wait for room when none was found for too long. The
+// others are sent once more: the class may not be theirs.
+func (p *pipeline) crowded(ctx context.Context, now time.Time) {
+	if p.room.until.IsZero() || now.Before(p.room.until) {
+		return
+	}
+	p.gate = 0
+	p.retry = slices.DeleteFunc(p.retry, func(i int) bool {
+		full := p.slots[i].full
+		if full != nil {
+			p.end(ctx, i, answer{}, p.room.gaveUp(full))
+		}
+		return full != nil
+	})
+}
+
 // cut puts by what was sent over a connection that is lost.
 func (p *pipeline) cut(ctx context.Context, s nats.Status) {
 	if s == nats.CLOSED {
@@ -259,6 +329,7 @@ func (p *pipeline) cut(ctx context.Context, s nats.Status) {
 // late puts by what has not been answered in time, and all when nothing is. It is
 // called every tick.
 func (p *pipeline) late(ctx context.Context, now time.Time) {
+	p.crowded(ctx, now)
 	if p.quiet += tick; p.stalled(ctx) {
 		p.abandon(ctx, p.stall())
 		return
@@ -299,6 +370,10 @@ func (p *pipeline) abandon(ctx context.Context, err error) {
 		}
 	}
 	for _, i := range p.retry {
+		if full := p.slots[i].full; full != nil {
+			p.end(ctx, i, answer{}, fmt.Errorf("%w, while it waited for room: %w", err, full))
+			continue
+		}
 		p.end(ctx, i, answer{}, err)
 	}
 	p.retry = nil
@@ -315,7 +390,7 @@ func (p *pipeline) end(ctx context.Context, i int, a answer, err error) {
 	if o.Receipt, err = p.c.finish(ctx, &s.message, s.span, a, err); err != nil {
 		o.Err = fmt.Errorf("publish %s: %w", p.at(s.index).Kind(), err)
 	}
-	s.Data, s.span, s.token, s.out = nil, nil, 0, false
+	s.Data, s.span, s.token, s.out, s.full = nil, nil, 0, false, nil
 	p.free = append(p.free, i)
 	p.done++
 }

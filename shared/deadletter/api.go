@@ -24,8 +24,8 @@ const (
 	pause    = 500 * time.Millisecond
 )
 
-// api is the subject of one of the broker's functions for DEAD.
-func api(js jetstream.JetStream, function string) string {
+// api is the subject of one of the broker's functions for a stream.
+func api(js jetstream.JetStream, function, stream string) string {
 	prefix := jetstream.DefaultAPIPrefix
 	switch o := js.Options(); {
 	case o.Domain != "":
@@ -33,7 +33,7 @@ func api(js jetstream.JetStream, function string) string {
 	case o.APIPrefix != "":
 		prefix = strings.TrimSuffix(o.APIPrefix, ".") + "."
 	}
-	return prefix + function + "." + task.DeadStream
+	return prefix + function + "." + stream
 }
 
 // repeat calls f until it succeeds, fails for good, or has had its tries. f gets
@@ -69,13 +69,13 @@ func transient(err error) bool {
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
-// call makes one request to the leader of DEAD.
-func call(ctx context.Context, js jetstream.JetStream, function string, req, resp any) error {
+// call makes one request to the leader of a stream.
+func call(ctx context.Context, js jetstream.JetStream, function, stream string, req, resp any) error {
 	body, err := json.Marshal(req)
 	if err != nil {
 		return err
 	}
-	m, err := js.Conn().RequestWithContext(ctx, api(js, function), body)
+	m, err := js.Conn().RequestWithContext(ctx, api(js, function, stream), body)
 	if err != nil {
 		return err
 	}
@@ -113,6 +113,12 @@ func At(ctx context.Context, js jetstream.JetStream, sequence uint64) (Letter, e
 
 // ask gets one letter from the leader.
 func ask(ctx context.Context, js jetstream.JetStream, req request) (Letter, error) {
+	return askStream(ctx, js, task.DeadStream, req)
+}
+
+// askStream gets one message of any stream from its leader. Where it is in a class's
+// stream or in RETRY, State is what it says of the task, and the rest as of a letter.
+func askStream(ctx context.Context, js jetstream.JetStream, stream string, req request) (Letter, error) {
 	var resp struct {
 		Message struct {
 			Subject  string    `json:"subject"`
@@ -122,7 +128,7 @@ func ask(ctx context.Context, js jetstream.JetStream, req request) (Letter, erro
 			Time     time.Time `json:"time"`
 		} `json:"message"`
 	}
-	if err := call(ctx, js, "STREAM.MSG.GET", req, &resp); err != nil {
+	if err := call(ctx, js, "STREAM.MSG.GET", stream, req, &resp); err != nil {
 		return Letter{}, err
 	}
 	m := &resp.Message
@@ -143,7 +149,7 @@ func remove(ctx context.Context, js jetstream.JetStream, sequence uint64) (was b
 	err = repeat(ctx, func(ctx context.Context) error {
 		req := map[string]any{"seq": sequence, "no_erase": true}
 		var resp struct{}
-		err := call(ctx, js, "STREAM.MSG.DELETE", req, &resp)
+		err := call(ctx, js, "STREAM.MSG.DELETE", task.DeadStream, req, &resp)
 		if was = err == nil; was {
 			return nil
 		}

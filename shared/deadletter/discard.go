@@ -53,7 +53,7 @@ func discard(ctx context.Context, js jetstream.JetStream, l *Letter) error {
 	case l.Ref == "":
 		return nil
 	}
-	if err := bodies.Remove(ctx, js, l.Ref); err != nil {
+	if err := bodies.RemoveOf(ctx, js, l.Subject.Kind(), l.Ref); err != nil {
 		return fmt.Errorf("the letter is gone, but its body stays: %w", err)
 	}
 	return nil

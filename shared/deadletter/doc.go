@@ -1,5 +1,6 @@
-// Package deadletter reads, explains, redrives and discards dead letters: tasks
-// that were moved to DEAD with their history, because no worker could finish them.
+// Package deadletter counts, explains, redrives, edits and discards dead letters:
+// tasks that were moved to DEAD with their history, because no worker could finish
+// them.
 //
 // # Semantics
 //
@@ -22,6 +23,11 @@
 // Any letter may be redriven, also one that died as undecodable: it is checked
 // again before anything decodes it, and comes back when it still does not pass.
 // Only a letter that does not say where its task was published cannot.
+//
+// [Amend] redrives a letter with other arguments, which a [Document] shows as JSON
+// and takes back without losing what JSON has no word for. A [Canary] redrives many:
+// a few first, and the others when these did not fail again. [Groups] counts letters
+// by their [Fingerprint], the cause of their death.
 //
 // A letter that was damaged, or written by something else than Drover, is listed
 // like any other, with what could not be read in Letter.Problem.

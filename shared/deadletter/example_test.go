@@ -4,49 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 )
 
-// exampleBroker is an embedded broker with one dead letter, and how to end it.
+// exampleBroker is a broker with one dead letter, and how to end it.
 func exampleBroker() (jetstream.JetStream, func(), error) {
-	dir, err := os.MkdirTemp("", "drover")
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
-	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
-	for _, c := range []jetstream.StreamConfig{
-		{Name: task.DeadStream, Subjects: []string{"dead.>"}, AllowDirect: true},
-		{Name: task.Default.Stream(), Subjects: []string{"tasks.default.email.>"}, Retention: jetstream.WorkQueuePolicy},
-	} {
-		if err == nil {
-			_, err = js.CreateStream(context.Background(), c)
+	return natstest.Example(func(ctx context.Context, js jetstream.JetStream) error {
+		for _, c := range []jetstream.StreamConfig{
+			{Name: task.DeadStream, Subjects: []string{"dead.>"}, AllowDirect: true},
+			{Name: task.Default.Stream(), Subjects: []string{"tasks.default.email.>"}, Retention: jetstream.WorkQueuePolicy},
+		} {
+			if _, err := js.CreateStream(ctx, c); err != nil {
+				return err
+			}
 		}
-	}
-	if err == nil {
 		s := dead("welcome-17")
-		_, err = js.PublishMsg(context.Background(), &nats.Msg{Subject: s.Subject.Dead(s.ID), Header: s.Header(nats.Header{"traceparent": {oldTrace}})})
-	}
-	if err != nil {
-		b.Shutdown()
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return js, func() {
-		js.Conn().Close()
-		b.Shutdown()
-		_ = os.RemoveAll(dir)
-	}, nil
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: s.Subject.Dead(s.ID), Header: s.Header(nats.Header{"traceparent": {oldTrace}})})
+		return err
+	})
 }
 
 func ExampleRedrive() {
@@ -69,6 +51,85 @@ func ExampleRedrive() {
 	}
 	// Output:
 	// welcome-17 TASKS_DEFAULT <nil>
+}
+
+func ExampleGroups() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+
+	census, err := deadletter.Groups(context.Background(), js, deadletter.Filter{})
+	fmt.Println(census.Count, err)
+	for _, g := range census.Groups {
+		fmt.Println(g.Count, g.Kind, g.Reason, g.Text, g.ID)
+	}
+	// Output:
+	// 1 <nil>
+	// 1 email.send failed Mailbox Full welcome-17
+}
+
+func ExampleAmend() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	l, err := deadletter.Get(ctx, js, "welcome-17")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	content, err := l.Content(ctx, js)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	d, err := deadletter.NewDocument(content)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := d.Set("to", "ada@example.org"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	body, err := d.Body()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	r, err := deadletter.Amend(ctx, js, l, body, "mend-the-address")
+	fmt.Print(string(d.JSON()))
+	fmt.Println(r.ID, r.Stream, err)
+	// Output:
+	// {
+	//   "to": "ada@example.org"
+	// }
+	// welcome-17 TASKS_DEFAULT <nil>
+}
+
+func ExampleCanary() {
+	js, stop, err := exampleBroker()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx := context.Background()
+
+	// No worker runs here, so that the first stage does not end in time.
+	c := deadletter.Canary{Wait: time.Millisecond}
+	tally, err := c.Run(ctx, js, deadletter.List(ctx, js, deadletter.Filter{}))
+	stopped, ok := errors.AsType[*deadletter.StopError](err)
+	fmt.Println(tally.Redriven, tally.Waiting, ok && !stopped.Failing)
+	// Output:
+	// 1 1 true
 }
 
 func ExampleExplain() {

@@ -15,79 +15,6 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
-// Filter says which letters to list. The zero value means all; a letter must meet
-// everything that is set.
-type Filter struct {
-	Class    task.Class
-	Service  string
-	Kind     string // "<service>.<action>"
-	ID       string
-	Reason   task.Reason
-	Since    time.Time // stored in DEAD then or later
-	Until    time.Time // stored in DEAD before
-	Contains string    // in the text of any failure, without regard to case
-	Limit    int       // letters at most; 0 means no limit
-}
-
-// subject is the filter that the broker applies.
-func (f *Filter) subject() (string, error) {
-	class, service, action, id := "*", "*", "*", "*"
-	if f.Class != "" {
-		class = string(f.Class)
-	}
-	if f.Service != "" {
-		service = f.Service
-	}
-	if f.Kind != "" {
-		s, a, err := task.SplitKind(f.Kind)
-		if err != nil {
-			return "", err
-		}
-		if f.Service != "" && f.Service != s {
-			return "", fmt.Errorf("%w: kind %s is not one of service %s", ErrFilter, f.Kind, f.Service)
-		}
-		service, action = s, a
-	}
-	if f.ID != "" {
-		id = task.Token(f.ID)
-	}
-	for _, token := range []string{class, service} {
-		if err := task.CheckToken(token); token != "*" && err != nil {
-			return "", err
-		}
-	}
-	if f.Limit < 0 {
-		return "", fmt.Errorf("%w: limit %d", ErrFilter, f.Limit)
-	}
-	tokens := []string{"dead", class, service, action, id}
-	if id != "*" {
-		return strings.Join(tokens, "."), nil
-	}
-	// Without an id, what has fewer or more tokens than a letter should is listed too.
-	for tokens[len(tokens)-1] == "*" {
-		tokens = tokens[:len(tokens)-1]
-	}
-	return strings.Join(append(tokens, ">"), "."), nil
-}
-
-func (f *Filter) matches(l *Letter) bool {
-	return (f.ID == "" || l.ID == f.ID || strings.HasSuffix(l.Where, "."+f.ID)) &&
-		(f.Reason == "" || l.Reason == f.Reason) &&
-		!l.StoredAt.Before(f.Since) &&
-		(f.Until.IsZero() || l.StoredAt.Before(f.Until)) &&
-		(f.Contains == "" || f.inFailures(l))
-}
-
-func (f *Filter) inFailures(l *Letter) bool {
-	text := strings.ToLower(f.Contains)
-	for _, e := range l.Errors {
-		if strings.Contains(strings.ToLower(e.Error), text) {
-			return true
-		}
-	}
-	return false
-}
-
 // List yields the letters that meet f, oldest first. It stops at what is in DEAD
 // when it starts, so that redriving each letter ends even if all die again. After
 // an error it yields nothing more; the error wraps [ErrFilter] or
@@ -137,7 +64,7 @@ func list(ctx context.Context, js jetstream.JetStream, f *Filter, yield func(Let
 }
 
 const (
-	batchSize  = 256
+	batchSize  = 1024 // the broker counts what is left at the end of each
 	batchBytes = 4 << 20
 )
 
@@ -176,7 +103,7 @@ func getOnce(ctx context.Context, js jetstream.JetStream, req *request, letters 
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	if err := nc.PublishRequest(api(js, "DIRECT.GET"), inbox, body); err != nil {
+	if err := nc.PublishRequest(api(js, "DIRECT.GET", task.DeadStream), inbox, body); err != nil {
 		return err
 	}
 	for {

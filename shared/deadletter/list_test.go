@@ -36,7 +36,7 @@ func TestList(t *testing.T) {
 	bury(t, js, three, nil, nil) // 3
 	middle := letter(t, js, 3).StoredAt
 	four := dead("one")
-	four.Subject.Service = "webhook"
+	four.Subject.Service, four.Subject.Tenant = "webhook", "acme"
 	bury(t, js, four, nil, nil) // 4
 	end := letter(t, js, 4).StoredAt
 
@@ -61,6 +61,16 @@ func TestList(t *testing.T) {
 		{name: "future", filter: deadletter.Filter{Since: end.Add(time.Hour)}},
 		{name: "text", filter: deadletter.Filter{Contains: "mailbox full"}, want: []uint64{1, 2, 4}},
 		{name: "other text", filter: deadletter.Filter{Contains: "timeout"}},
+		{name: "any action", filter: deadletter.Filter{Kind: "email.*"}, want: []uint64{1, 2, 3}},
+		{name: "some actions", filter: deadletter.Filter{Kind: "email.r*"}, want: []uint64{3}},
+		{name: "any service", filter: deadletter.Filter{Kind: "*.send"}, want: []uint64{1, 2, 4}},
+		{name: "some services", filter: deadletter.Filter{Kind: "[ew]*l.*"}, want: []uint64{1, 2, 3}},
+		{name: "no dot in the kind", filter: deadletter.Filter{Kind: "w*d"}, want: []uint64{4}},
+		{name: "kinds of a service", filter: deadletter.Filter{Kind: "*.send", Service: "webhook"}, want: []uint64{4}},
+		{name: "kinds of another service", filter: deadletter.Filter{Kind: "*.reset", Service: "webhook"}},
+		{name: "tenant", filter: deadletter.Filter{Tenant: "acme"}, want: []uint64{4}},
+		{name: "fingerprint", filter: deadletter.Filter{Fingerprint: fingerprint(t, js, 1)}, want: []uint64{1}},
+		{name: "fingerprint of another class", filter: deadletter.Filter{Fingerprint: fingerprint(t, js, 1), Class: task.Urgent}},
 		{name: "limit", filter: deadletter.Filter{Limit: 2}, want: []uint64{1, 2}},
 		{name: "limit after filter", filter: deadletter.Filter{Class: task.Default, Limit: 2}, want: []uint64{1, 3}},
 	}
@@ -72,6 +82,12 @@ func TestList(t *testing.T) {
 			}
 		})
 	}
+}
+
+func fingerprint(tb testing.TB, js jetstream.JetStream, sequence uint64) string {
+	tb.Helper()
+	l := letter(tb, js, sequence)
+	return deadletter.Fingerprint(&l)
 }
 
 func TestListRefuses(t *testing.T) {
@@ -87,6 +103,8 @@ func TestListRefuses(t *testing.T) {
 		{name: "wildcard", filter: deadletter.Filter{Service: ">"}, want: task.ErrBadSubject},
 		{name: "kind", filter: deadletter.Filter{Kind: "email"}, want: task.ErrBadSubject},
 		{name: "kind of another service", filter: deadletter.Filter{Kind: "email.send", Service: "webhook"}, want: deadletter.ErrFilter},
+		{name: "kinds of another service", filter: deadletter.Filter{Kind: "email.*", Service: "webhook"}, want: deadletter.ErrFilter},
+		{name: "bad pattern", filter: deadletter.Filter{Kind: "email.[a"}, want: deadletter.ErrFilter},
 		{name: "limit", filter: deadletter.Filter{Limit: -1}, want: deadletter.ErrFilter},
 	}
 	for _, tt := range tests {

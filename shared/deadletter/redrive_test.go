@@ -286,7 +286,7 @@ func TestDiscard(t *testing.T) {
 	var letters []deadletter.Letter
 	for i := range 2 {
 		s := dead(name(i))
-		s.Ref = "body of " + s.ID
+		s.Ref = "email.send:" + s.ID
 		if _, err := store.PutBytes(t.Context(), s.Ref, body(t, args)); err != nil {
 			t.Fatal(err)
 		}
@@ -335,10 +335,12 @@ func TestDiscardCannotRemoveBody(t *testing.T) {
 	t.Parallel()
 	js := natstest.JetStream(t)
 	fleet(t, js)
-	put(t, js, "$O.BODIES.M.ZXZpbA==", nil, []byte(`{"name":"evil","bucket":"BODIES","nuid":">","size":1,"chunks":1}`))
-	l := letter(t, js, bury(t, js, dead("one"), nats.Header{task.HeaderRef: {"evil"}}, nil))
-	if err := deadletter.Discard(t.Context(), js, l, "test"); err == nil || !strings.Contains(err.Error(), `its body stays: remove body "evil" from BODIES`) {
-		t.Errorf("Discard = %v, want an error about the body", err)
+	put(t, js, "$O.BODIES.M.ZW1haWwuc2VuZDpldmls", nil, []byte(`{"name":"email.send:evil","bucket":"BODIES","nuid":">","size":1,"chunks":1}`))
+	for i, ref := range []string{"email.send:evil", "webhook.deliver:other"} {
+		l := letter(t, js, bury(t, js, dead(name(i)), nats.Header{task.HeaderRef: {ref}}, nil))
+		if err := deadletter.Discard(t.Context(), js, l, "test"); err == nil || !strings.Contains(err.Error(), `its body stays: remove body "`+ref+`" from BODIES`) {
+			t.Errorf("Discard = %v, want an error about the body", err)
+		}
 	}
 	if n := stored(t, js, task.DeadStream); n != 0 {
 		t.Errorf("%d letters left, want none", n)

@@ -23,6 +23,7 @@ const (
 	HeaderPrev       = "Task-Prev"       // traceparent of the previous attempt
 	HeaderReason     = "Task-Reason"     // why it was moved last
 	HeaderDiedAt     = "Task-Died-At"    // RFC 3339: when it was dead-lettered
+	HeaderEdited     = "Task-Edited"     // the act of an operator who edited its arguments
 )
 
 // Headers of the broker's message schedules (ADR-51 of the NATS project).

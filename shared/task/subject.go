@@ -25,7 +25,14 @@ const (
 	RetryStream    = "RETRY"      // timers and due retries
 	DeadStream     = "DEAD"       // dead letters
 	AdvisoryStream = "ADVISORIES" // what the broker gave up on
+	AuditStream    = "AUDIT"      // what operators did
 	BodiesBucket   = "BODIES"     // object store of bodies too large for a message
+	FleetBucket    = "FLEET"      // key-value: which processes run, what is paused, whose turn it is to be recycled
+	AlertsBucket   = "ALERTS"     // key-value: which kinds of death people were told of
+
+	// DeadletterService reads what went wrong with the tasks of all services, with
+	// durables of that name. It takes none itself, so no fleet file names it.
+	DeadletterService = "deadletter"
 )
 
 // Stream is the name of the class's stream, such as TASKS_URGENT.

@@ -90,6 +90,29 @@ func Extract(ctx context.Context, h nats.Header) context.Context {
 	return ctx
 }
 
+// Unsampled reports whether h names a trace that its publisher did not sample: a
+// valid traceparent whose sampled flag is off. Who reads a task then makes no span
+// of its own, because one without its parent and its siblings says little.
+func Unsampled(h nats.Header) bool {
+	values := h["traceparent"]
+	if len(values) == 0 || len(values[0]) != len(exampleParent) {
+		return false
+	}
+	v := values[0]
+	for i := range len(v) {
+		c, dash := v[i], exampleParent[i] == '-'
+		if dash != (c == '-') || !dash && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return v[:3] == "00-" && v[3:35] != noTrace && v[36:52] != noTrace[:16] && (v[53:] == "00" || v[53:] == "02") // the other bits are not defined
+}
+
+const (
+	exampleParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // of W3C trace context
+	noTrace       = "00000000000000000000000000000000"
+)
+
 // Inject writes the trace context and baggage of ctx into h, if it has any.
 func Inject(ctx context.Context, h nats.Header) { propagator.Inject(ctx, Carrier(h)) }
 

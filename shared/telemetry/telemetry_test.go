@@ -50,6 +50,40 @@ func TestTraceparentRoundTrip(t *testing.T) {
 	}
 }
 
+// Only a traceparent that parses says anything about sampling.
+func TestUnsampled(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, value string
+		want        bool
+	}{
+		{"sampled", traceparent, false},
+		{"not sampled", traceparent[:53] + "00", true},
+		{"random flag only", traceparent[:53] + "02", true},
+		{"flags that are not defined", traceparent[:53] + "0e", false},
+		{"all flags", traceparent[:53] + "ff", false},
+		{"another version", "01" + traceparent[2:53] + "00", false},
+		{"no trace id", "00-00000000000000000000000000000000-b7ad6b7169203331-00", false},
+		{"no span id", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-00", false},
+		{"capitals", "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", false},
+		{"a dash too many", "00-0af7651916cd43dd8448eb211c80319--b7ad6b7169203331-00", false},
+		{"short", "00", false},
+		{"empty", "", false},
+	} {
+		h := nats.Header{"traceparent": {tt.value}}
+		if got := telemetry.Unsampled(h); got != tt.want {
+			t.Errorf("%s: Unsampled = %v, want %v", tt.name, got, tt.want)
+		}
+		sc := telemetry.ParseTraceparent(tt.value)
+		if tt.value[:min(2, len(tt.value))] == "00" && telemetry.Unsampled(h) != (sc.IsValid() && !sc.IsSampled()) {
+			t.Errorf("%s: Unsampled = %v, and the propagator reads %v", tt.name, telemetry.Unsampled(h), sc)
+		}
+	}
+	if telemetry.Unsampled(nil) {
+		t.Error("Unsampled(nil) = true")
+	}
+}
+
 func TestExtractAndInject(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"traceparent", "Traceparent", "TRACEPARENT"} {

@@ -73,17 +73,22 @@ func (l *lane) work(s *slot, d *delivery) {
 }
 
 // begin starts the span of an attempt: a child of the publish span, or the root
-// of the trace of a task that came without one, linked to the attempt before.
+// of the trace of a task that came without one, linked to the attempt before. A
+// task whose publish was not sampled gets none.
 func (l *lane) begin(d *delivery, st *task.State) {
 	r := &d.run
 	r.kind = l.w.kinds[st.Subject.Action]
-	ctx := telemetry.Extract(context.Background(), d.msg.Header)
 	name := ""
 	if r.kind != nil {
 		name, d.task.Kind = r.kind.spanName, r.kind.name
 	} else { // the action may be anything, and names of spans are to be few
 		name, d.task.Kind = "process "+l.w.service, st.Subject.Kind()
 	}
+	d.ctx.d, r.ctx, r.span = d, &d.ctx, noSpan
+	if telemetry.Unsampled(d.msg.Header) {
+		return
+	}
+	ctx := telemetry.Extract(context.Background(), d.msg.Header)
 	opts := spanOptions
 	if st.Prev != "" {
 		prev := telemetry.ParseTraceparent(st.Prev)
@@ -91,7 +96,8 @@ func (l *lane) begin(d *delivery, st *task.State) {
 			opts = append(slices.Clip(opts), trace.WithLinks(trace.Link{SpanContext: prev}))
 		}
 	}
-	r.ctx, r.span = l.w.tracer.Start(ctx, name, opts...) //nolint:spancheck // end ends it
+	ctx, r.span = l.w.tracer.Start(ctx, name, opts...) //nolint:spancheck // end ends it
+	d.ctx.values = task.NewContext(ctx, &d.task.Info)  //nolint:fatcontext // d.ctx is new, and not under ctx
 	if r.span.IsRecording() {
 		r.span.SetAttributes(l.spanAttributes...)
 		r.span.SetAttributes(
@@ -112,6 +118,9 @@ func (l *lane) begin(d *delivery, st *task.State) {
 // Attributes are set on spans that are recorded only: on the others they would
 // cost more than the rest of the span (BenchmarkDrain).
 var spanOptions = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
+
+// noSpan records nothing.
+var noSpan = trace.SpanFromContext(context.Background())
 
 // end closes the span with what became of the delivery.
 func (r *run) end(v verdict) {
@@ -218,9 +227,8 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	limit := r.kind.limit(l.class)
 	start := time.Now()
 	end := start.Add(limit)
-	d.ctx = taskContext{values: task.NewContext(r.ctx, &d.task.Info), deadline: end}
+	d.ctx.deadline = end
 	defer d.ctx.end(context.Canceled)
-	r.ctx = &d.ctx
 
 	l.mu.Lock()
 	if d.lost { // while it was prepared

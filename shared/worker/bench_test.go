@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -18,7 +19,8 @@ import (
 	"github.com/droverhq/drover/shared/worker"
 )
 
-// preload publishes n tasks, each with an id, as fast as the server takes them.
+// preload publishes n tasks as fast as the server takes them, with the headers
+// that the client gives them; one trace in a hundred is sampled.
 func preload(b *testing.B, js jetstream.JetStream, n int) {
 	b.Helper()
 	body, err := task.Marshal(note{Text: "a message of about this length, as tasks often have", N: 1})
@@ -26,7 +28,15 @@ func preload(b *testing.B, js jetstream.JetStream, n int) {
 		b.Fatal(err)
 	}
 	for i := range n {
-		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: "tasks.default.test.note", Data: body, Header: nats.Header{"Nats-Msg-Id": {strconv.Itoa(i)}}}); err != nil {
+		sampled := 0
+		if i%100 == 0 {
+			sampled = 1
+		}
+		h := nats.Header{
+			"Nats-Msg-Id": {strconv.Itoa(i)},
+			"traceparent": {fmt.Sprintf("00-0af7651916cd43dd8448eb211c80319c-%016x-%02x", i+1, sampled)},
+		}
+		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: "tasks.default.test.note", Data: body, Header: h}); err != nil {
 			b.Fatal(err)
 		}
 		if i%2000 == 1999 {

@@ -107,6 +107,37 @@ func TestBadClaimCheck(t *testing.T) {
 	}
 }
 
+// Task-Ref is a publisher's word: it must not have the body of another kind's task
+// removed.
+func TestForgedClaimCheck(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		body, err := task.Marshal(note{Text: "another's"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := bodies.Put(t.Context(), js, func(ctx context.Context, m *nats.Msg) error {
+			_, err := js.PublishMsg(ctx, m)
+			return err
+		}, "other.kind", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(context.Context, note) error { return nil })
+		})
+		publishRef(t, js, o.Name)
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+		if _, err := bodies.Get(t.Context(), js, o.Name); err != nil {
+			t.Errorf("the other task's body = %v, want it kept", err)
+		}
+	})
+}
+
 // checkIn puts the body of args into BODIES.
 func checkIn(tb testing.TB, js jetstream.JetStream, args note) *bodies.Object {
 	tb.Helper()

@@ -88,9 +88,11 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	}
 }
 
+func (l *lane) api(call string) string { return l.w.api(call) }
+
 // api is the subject of a JetStream API call under the prefix of the account.
-func (l *lane) api(call string) string {
-	switch o := l.w.js.Options(); {
+func (w *Worker) api(call string) string {
+	switch o := w.js.Options(); {
 	case o.Domain != "":
 		return "$JS." + o.Domain + ".API." + call
 	case o.APIPrefix != "":

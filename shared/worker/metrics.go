@@ -118,14 +118,23 @@ func (lb *labels) with(more ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributes(append(slices.Clip(lb.attrs), more...)...)
 }
 
+// measured is the context under which a run is measured: the SDK looks into it
+// for a sampled span, to name as an example of the measurement.
+func (r *run) measured() context.Context {
+	if r.span.IsRecording() {
+		return r.ctx
+	}
+	return context.Background()
+}
+
 func (m *metrics) started(l *lane, r *run, start time.Time, d *delivery) {
 	wait := time.Duration(start.UnixNano() - d.storedAt)
-	m.wait.Record(r.ctx, max(0, wait.Seconds()), l.byKind[r.kind].record...)
+	m.wait.Record(r.measured(), max(0, wait.Seconds()), l.byKind[r.kind].record...)
 }
 
 func (m *metrics) ran(l *lane, r *run) {
 	if r.invoked {
-		m.run.Record(r.ctx, r.ran.Seconds(), l.byKind[r.kind].record...)
+		m.run.Record(r.measured(), r.ran.Seconds(), l.byKind[r.kind].record...)
 	}
 }
 

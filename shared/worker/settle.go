@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -63,7 +64,7 @@ func (l *lane) settle(d *delivery, v verdict) {
 	d.run.end(v)
 	l.release(v.outcome, d)
 	if v.outcome == done {
-		l.forget(ref[0])
+		l.forget(d.task.Kind, ref[0])
 	}
 }
 
@@ -135,9 +136,10 @@ func (l *lane) move(d *delivery, v verdict) bool {
 	if v.outcome == dead {
 		stream = task.DeadStream
 	}
-	_, span := l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.task.Kind, trace.WithSpanKind(trace.SpanKindProducer))
-	defer span.End()
-	if span.IsRecording() {
+	span := noSpan
+	if d.run.span.IsRecording() {
+		_, span = l.w.tracer.Start(d.run.ctx, moveSpans[v.outcome]+d.task.Kind, trace.WithSpanKind(trace.SpanKindProducer))
+		defer span.End()
 		span.SetAttributes(
 			attribute.String(telemetry.MessagingSystem, "nats"),
 			attribute.String(telemetry.MessagingDestination, stream),
@@ -149,8 +151,10 @@ func (l *lane) move(d *delivery, v verdict) bool {
 		)
 	}
 	stored := l.insist(d, "move a task to "+stream, tryLimit, func(ctx context.Context) error {
+		ctx, release := l.w.unlessRefused(ctx, msg.Subject)
+		defer release()
 		_, err := l.w.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
-		return err
+		return broker.Why(ctx, err)
 	})
 	if !stored {
 		span.SetStatus(codes.Error, "not stored")
@@ -170,7 +174,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 	st.Hop++
 	st.Deaths = d.deaths(st.Deaths)
 	st.Reason = v.reason
-	here := telemetry.Traceparent(d.run.span.SpanContext())
+	here := telemetry.Traceparent(trace.SpanContextFromContext(d.run.ctx))
 	failed := task.Failure{Attempt: st.Attempt + 1, At: now, Trace: here}
 	if v.err != nil {
 		failed.Error = v.err.Error()
@@ -296,9 +300,12 @@ func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, e
 	if err != nil {
 		return nil, err
 	}
-	answer, err := l.w.nc.RequestWithContext(ctx, l.api("STREAM.MSG.GET."+stream), req)
+	where := l.api("STREAM.MSG.GET." + stream)
+	ctx, release := l.w.unlessRefused(ctx, where)
+	defer release()
+	answer, err := l.w.nc.RequestWithContext(ctx, where, req)
 	if err != nil {
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, broker.Why(ctx, err))
 	}
 	var resp struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -334,10 +341,10 @@ func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, e
 
 // forget removes the body of a finished task from the object store. What it
 // cannot remove is an orphan there, and harms nobody.
-func (l *lane) forget(ref string) {
+func (l *lane) forget(kind, ref string) {
 	ctx, cancel := context.WithTimeout(context.Background(), tryLimit)
 	defer cancel()
-	if err := bodies.Remove(ctx, l.w.js, ref); err != nil {
+	if err := bodies.RemoveOf(ctx, l.w.js, kind, ref); err != nil {
 		l.w.log.WarnContext(ctx, "the body of a finished task stays in the object store", slog.String("ref", ref), slog.Any("error", err))
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/retry"
@@ -98,6 +99,45 @@ func TestTrace(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A publish that was not sampled makes no span, whatever the worker's sampler
+// says, and its trace is still told to the handler and to a dead letter.
+func TestUnsampled(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		const publisher = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+		spans := tracetest.NewSpanRecorder()
+		var seen []string
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(ctx context.Context, _ note) error {
+				info, _ := task.FromContext(ctx)
+				seen = append(seen, info.ID+" "+telemetry.Traceparent(trace.SpanContextFromContext(ctx)))
+				return errors.New("no")
+			}, worker.Retry(retry.Policy{Attempts: 2}))
+		}, worker.TracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(sdktrace.AlwaysSample()))))
+		msg := &nats.Msg{Subject: "tasks.default.test.note", Header: nats.Header{"Nats-Msg-Id": {"a"}, "traceparent": {publisher}}}
+		if _, err := js.PublishMsg(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"a " + publisher, "a " + publisher}, seen); diff != "" {
+			t.Errorf("what handlers saw of task and trace (-want +got):\n%s", diff)
+		}
+		if got := spans.Started(); len(got) != 0 {
+			t.Errorf("%d spans were started, want none", len(got))
+		}
+		dead := letters(t, js)
+		if len(dead) != 1 {
+			t.Fatalf("%d dead letters, want 1", len(dead))
+		}
+		if st := state(t, task.DeadStream, dead[0]); len(st.Errors) != 2 || st.Errors[1].Trace != publisher {
+			t.Errorf("the dead letter says %+v, want two failures of trace %s", st.Errors, publisher)
+		}
+	})
 }
 
 // The metrics reconcile: what was published is what was settled, by verdict.

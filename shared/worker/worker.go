@@ -49,6 +49,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -82,6 +83,8 @@ type Worker struct {
 	stop    context.CancelCauseFunc // ends Run
 	giveUp  chan struct{}           // closed when even settling has to end
 	started atomic.Bool
+
+	refused refused
 
 	mu     sync.Mutex
 	status error     // why it is not ready; nil when it is
@@ -136,8 +139,12 @@ func New(js jetstream.JetStream, service string, opts ...Option) (*Worker, error
 // reach them: what they need comes by middleware.
 //
 // It returns the registration mistakes before taking anything, an error wrapping
-// [ErrNotBound] when a consumer does not exist, and [ErrLeaked], after draining,
-// when too many handlers were abandoned. It can be called once.
+// [ErrNotBound] when a consumer does not exist, one wrapping broker.ErrDenied when
+// the worker may not ask for it, and [ErrLeaked], after draining, when too many
+// handlers were abandoned. It can be called once.
+//
+// While it runs it listens in on the connection's error handler for permissions
+// that it lacks: set no other handler meanwhile.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.started.Swap(true) {
 		return fmt.Errorf("run worker of %s: it was run before", w.service)
@@ -153,6 +160,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if IsChild() {
 		return w.runOne(ctx)
 	}
+	defer broker.OnDenied(w.nc, w.hear)()
 	if err := w.bind(ctx); err != nil {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
@@ -188,6 +196,8 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) bind(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bindWithin)
 	defer cancel()
+	ctx, release := w.untilRefused(ctx)
+	defer release()
 	for i := range w.classes {
 		c := &w.classes[i]
 		if w.pool != RetryPool {
@@ -217,7 +227,7 @@ func (w *Worker) bindLane(ctx context.Context, c *Class, stream, durable string,
 			return fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
 				durable, stream, ErrNotBound, w.service, c.Name)
 		case ctx.Err() != nil:
-			return fmt.Errorf("bind to %s of %s: %w", durable, stream, err)
+			return fmt.Errorf("bind to %s of %s: %w", durable, stream, broker.Why(ctx, err))
 		}
 		select { // an election, or a broker that is starting
 		case <-time.After(retryFirst):
@@ -261,6 +271,9 @@ func (w *Worker) Ready() error {
 	}
 	if s := w.nc.Status(); s != nats.CONNECTED {
 		return fmt.Errorf("broker connection is %s", s)
+	}
+	if err := w.lacks(); err != nil {
+		return err
 	}
 	for _, l := range w.lanes {
 		if err := l.ready(); err != nil {

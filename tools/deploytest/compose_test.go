@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/droverhq/drover/services/cmd/catalog"
-	"github.com/droverhq/drover/streams"
 )
 
 // Every service of the fleet is in the file, built from its own command, and so
@@ -36,7 +35,7 @@ func TestComposeHasTheFleet(t *testing.T) {
 		}
 	}
 	want = append(want, "apply ./tools/drover")
-	for _, s := range streams.Default().Services {
+	for _, s := range catalog.All() {
 		want = append(want, s.Name+" ./services/cmd/"+s.Name)
 	}
 	slices.Sort(got)

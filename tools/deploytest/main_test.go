@@ -8,12 +8,17 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/shared/natstest"
 )
 
 // scratch is a folder of this test process, for what tests share.
 var scratch string
 
 func TestMain(m *testing.M) {
+	if os.Getenv("DEPLOYTEST_CONF") != "" { // a broker of a test's cluster
+		natstest.Main(m, map[string]func() int{brokerRole: brokerMain})
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "deploytest"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -54,7 +55,7 @@ func (a *App) connect(ctx context.Context) (jetstream.JetStream, func(), error) 
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	js, err := broker.Connect(ctx, broker.Options{
-		URL: a.NATS, Name: "drover", Creds: a.Creds, NKey: a.NKey,
+		URL: a.NATS, Name: a.user(), Creds: a.Creds, NKey: a.NKey,
 		Logger: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
@@ -63,9 +64,24 @@ func (a *App) connect(ctx context.Context) (jetstream.JetStream, func(), error) 
 	return js, js.Conn().Close, nil
 }
 
+// user is the name to connect as, which the permissions of an inbox go by: that of
+// the key, as `drover keys` names its file.
+func (a *App) user() string {
+	if file := filepath.Base(a.NKey); strings.HasSuffix(file, ".nk") {
+		name, _, _ := strings.Cut(file, ".")
+		return name
+	}
+	return streams.OperatorUser
+}
+
 // limit is ctx for one conversation with the broker.
 func (a *App) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, a.Timeout, fmt.Errorf("%w within %v: raise --timeout", errSilent, a.Timeout))
+	return a.limitAfter(ctx, 0)
+}
+
+// limitAfter is limit for a conversation that may wait d for something else.
+func (a *App) limitAfter(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d+a.Timeout, fmt.Errorf("%w within %v: raise --timeout", errSilent, a.Timeout))
 }
 
 // encode writes v as one line of JSON.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,54 +18,136 @@ import (
 )
 
 type deadCmd struct {
+	Groups  deadGroupsCmd  `cmd:"" default:"withargs" help:"Count dead letters by their cause. This is what \"drover dead\" does alone."`
 	Ls      deadLsCmd      `cmd:"" help:"List dead letters, oldest first."`
 	Show    deadShowCmd    `cmd:"" help:"Tell the story of one: attempts, errors, why it died, what to do."`
-	Redrive deadRedriveCmd `cmd:"" help:"Run them again, as their next generation."`
+	Redrive deadRedriveCmd `cmd:"" help:"Run them again, as their next generation; many as a canary."`
+	Edit    deadEditCmd    `cmd:"" help:"Change their arguments, and run them again."`
 	Discard deadDiscardCmd `cmd:"" help:"Delete them for ever."`
 }
 
 // Help is the long text of --help.
 func (deadCmd) Help() string {
 	return `A dead letter is a task that no worker could finish. It stays in the stream DEAD,
-with its history, until somebody redrives or discards it.
+with its history, until somebody redrives or discards it. Letters that died of one
+cause are a group, named by its fingerprint. What is done to letters, by whom and
+why, stands in the audit trail: "drover audit ls".
 
 Examples:
 
-    drover dead ls --service email --since 24h
+    drover dead
+    drover dead ls --group 3f9a0c17d2b4
     drover dead show order-17-mail
-    drover dead redrive order-17-mail
+    drover dead redrive --group 3f9a0c17d2b4
+    drover dead edit --group 3f9a0c17d2b4 --set to=ada@example.org
     drover dead discard order-17-mail --reason 'sent by hand'`
 }
 
-// letterFilter are the flags that choose among dead letters.
+// letterChoice are the flags that choose among dead letters.
+type letterChoice struct {
+	Service string     `placeholder:"NAME" help:"Only tasks of this service."`
+	Kind    string     `placeholder:"KIND" help:"Only tasks of this kind, such as email.send; a pattern such as 'email.*', or a service, will do."`
+	Class   task.Class `placeholder:"CLASS" help:"Only tasks of this class."`
+	Tenant  string     `placeholder:"NAME" help:"Only tasks of this tenant."`
+	Group   string     `placeholder:"FINGERPRINT" help:"Only letters of this group, as \"drover dead\" names them."`
+	Text    string     `placeholder:"TEXT" help:"Only those with this text in an error of theirs."`
+	Since   string     `placeholder:"WHEN" help:"Only those that died since: a duration ago such as 2h, or a time as RFC 3339 has it."`
+	Until   string     `placeholder:"WHEN" help:"Only those that died before that."`
+}
+
+// letterFilter are the flags of verbs that have no other use for --reason.
 type letterFilter struct {
-	Service string      `placeholder:"NAME" help:"Only tasks of this service."`
-	Kind    string      `placeholder:"KIND" help:"Only tasks of this kind, such as email.send."`
-	Class   task.Class  `placeholder:"CLASS" help:"Only tasks of this class."`
-	Reason  task.Reason `placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
-	Since   string      `placeholder:"WHEN" help:"Only those that died since: a duration ago, or a time as RFC 3339 has it."`
-	Text    string      `placeholder:"TEXT" help:"Only those with this text in an error of theirs."`
+	letterChoice
+
+	Died task.Reason `name:"reason" aliases:"died" placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
+}
+
+func (f letterFilter) filter(now time.Time) (deadletter.Filter, error) {
+	return f.with(f.Died, now)
 }
 
 var reasons = []task.Reason{task.Failed, task.Permanent, task.CrashLoop, task.Undecodable, task.UnknownKind, task.Expired}
 
-func (f letterFilter) filter(now time.Time) (deadletter.Filter, error) {
-	d := deadletter.Filter{Service: f.Service, Kind: f.Kind, Class: f.Class, Reason: f.Reason, Contains: f.Text}
-	if f.Reason != "" && !slices.Contains(reasons, f.Reason) {
-		return d, fmt.Errorf("--reason %s: want one of %s", f.Reason, list(reasons))
+// with is the filter that the flags say, for letters that died for a reason.
+func (f letterChoice) with(died task.Reason, now time.Time) (deadletter.Filter, error) {
+	d := deadletter.Filter{
+		Service: f.Service, Kind: f.Kind, Class: f.Class, Tenant: f.Tenant, Fingerprint: f.Group, Contains: f.Text, Reason: died,
 	}
-	if f.Since == "" {
-		return d, nil
+	if f.Kind != "" && !strings.ContainsAny(f.Kind, ".*?[") { // a service
+		if f.Service != "" && f.Service != f.Kind {
+			return d, fmt.Errorf("--kind %s --service %s: give one service", f.Kind, f.Service)
+		}
+		d.Kind, d.Service = "", f.Kind
 	}
-	if ago, err := time.ParseDuration(f.Since); err == nil && ago >= 0 {
-		d.Since = now.Add(-ago)
-		return d, nil
+	if died != "" && !slices.Contains(reasons, died) {
+		return d, fmt.Errorf("--reason %s: want one of %s", died, list(reasons))
 	}
 	var err error
-	if d.Since, err = time.Parse(time.RFC3339, f.Since); err != nil {
-		return d, fmt.Errorf("--since %q: want a duration such as 24h, or a time such as %s", f.Since, now.Add(-time.Hour).UTC().Format(time.RFC3339))
+	if d.Since, err = when("--since", f.Since, now); err != nil {
+		return d, err
 	}
-	return d, nil
+	d.Until, err = when("--until", f.Until, now)
+	return d, err
+}
+
+// words is what was chosen, as one would type it.
+func (f letterChoice) words(died task.Reason, now time.Time) string {
+	d, err := f.with(died, now)
+	if err != nil {
+		return ""
+	}
+	var out []string
+	for _, w := range []struct{ flag, value string }{
+		{"--service", f.Service},
+		{"--kind", f.Kind},
+		{"--class", string(f.Class)},
+		{"--tenant", f.Tenant},
+		{"--group", f.Group},
+		{"--text", f.Text},
+		{"--since", stampOf(d.Since)},
+		{"--until", stampOf(d.Until)},
+		{"--died", string(died)},
+	} {
+		if w.value != "" {
+			out = append(out, w.flag+" "+shellWord(w.value))
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func stampOf(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func shellWord(s string) string {
+	if strings.ContainsAny(s, " '\"*?[$&|;<>()\\\t\n") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// when is the time that a flag means: so long ago, or a time or day.
+func when(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n >= 0 {
+			return now.AddDate(0, 0, -n), nil
+		}
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%s %q: want a duration such as 24h or 7d, or a time such as %s", flag, text, now.Add(-time.Hour).UTC().Format(time.RFC3339))
 }
 
 // letter are the keys of dead ls --json, one object for each dead letter.
@@ -75,6 +158,7 @@ type letter struct {
 	Class      task.Class  `json:"class"`
 	Tenant     string      `json:"tenant,omitempty"`
 	Reason     task.Reason `json:"reason"`
+	Group      string      `json:"group,omitempty"` // its fingerprint
 	Attempts   int         `json:"attempts"`
 	Deaths     int         `json:"deaths"`
 	Generation int         `json:"generation"` // redrives before it died
@@ -90,6 +174,9 @@ func letterOf(l deadletter.Letter) letter {
 		Sequence: l.Sequence, ID: l.ID, Kind: l.Subject.Kind(), Class: l.Subject.Class, Tenant: l.Subject.Tenant,
 		Reason: l.Reason, Attempts: l.Attempt, Deaths: l.Deaths, Generation: l.Generation,
 		EnqueuedAt: l.EnqueuedAt.UTC(), DiedAt: l.DiedAt.UTC(), Error: lastError(l),
+	}
+	if l.Sequence > 0 { // there is a letter
+		out.Group = deadletter.Fingerprint(&l)
 	}
 	if l.Problem != nil {
 		out.Problem = l.Problem.Error()
@@ -107,78 +194,6 @@ func lastError(l deadletter.Letter) string {
 	return ""
 }
 
-type deadLsCmd struct {
-	letterFilter
-
-	Limit int `default:"100" placeholder:"N" help:"At most this many; 0 for all. The default is 100."`
-}
-
-// Help is the long text of --help.
-func (deadLsCmd) Help() string {
-	return `Examples:
-
-    drover dead ls
-    drover dead ls --kind email.send --reason failed --since 24h
-    drover dead ls --text 'connection refused' --limit 0 --json`
-}
-
-// Validate is called by kong.
-func (c *deadLsCmd) Validate() error {
-	if c.Limit < 0 {
-		return fmt.Errorf("--limit %d: want 0 for all, or more", c.Limit)
-	}
-	return nil
-}
-
-const errorWidth = 100 // of the table's last column, when no screen limits it
-
-func (c *deadLsCmd) Run(ctx context.Context, app *App) error {
-	f, err := c.filter(time.Now())
-	if err != nil {
-		return usage(err)
-	}
-	if c.Limit > 0 {
-		f.Limit = c.Limit + 1 // to know whether there are more
-	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	t := screen.Table{Head: []string{">SEQUENCE", ">AGE", "KIND", "CLASS", "REASON", ">ATTEMPTS", "ID", "ERROR"}}
-	n, more := 0, false
-	for l, err := range deadletter.List(ctx, js, f) {
-		if err != nil {
-			return deadError(err)
-		}
-		if more = c.Limit > 0 && n == c.Limit; more {
-			break
-		}
-		n++
-		if app.JSON {
-			if err := app.encode(letterOf(l)); err != nil {
-				return err
-			}
-			continue
-		}
-		t.Add(strconv.FormatUint(l.Sequence, 10), screen.Span(time.Since(l.DiedAt)), l.Subject.Kind(), string(l.Subject.Class),
-			string(l.Reason), strconv.Itoa(l.Attempt), screen.Plain(l.ID), screen.Cut(screen.Plain(lastError(l)), errorWidth))
-	}
-	switch {
-	case app.JSON:
-	case n == 0:
-		app.printf("no dead letters\n")
-	default:
-		app.table(&t)
-		app.printf("\n%s", letters(n))
-		if more {
-			app.printf(", and there are more: --limit 0 lists all")
-		}
-		app.printf("; `drover dead show ID` tells the story of one\n")
-	}
-	return nil
-}
-
 func letters(n int) string { return screen.Some(n, "dead letter", "dead letters") }
 
 // deadError gives errors about dead letters their exit codes.
@@ -186,7 +201,7 @@ func deadError(err error) error {
 	switch {
 	case errors.Is(err, deadletter.ErrNotFound):
 		return notFound(err)
-	case errors.Is(err, deadletter.ErrAmbiguous), errors.Is(err, deadletter.ErrFilter):
+	case errors.Is(err, deadletter.ErrAmbiguous), errors.Is(err, deadletter.ErrFilter), errors.Is(err, deadletter.ErrEdit):
 		return usage(err)
 	case errors.Is(err, deadletter.ErrNoStream):
 		return mark{err, errRefused}

@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"encoding/hex"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -18,7 +17,8 @@ import (
 type deadShowCmd struct {
 	letterName
 
-	ID string `arg:"" name:"id" help:"The task's id, or the letter's sequence in DEAD."`
+	ID     string `arg:"" name:"id" help:"The task's id, or the letter's sequence in DEAD."`
+	Jaeger string `env:"DROVER_JAEGER_URL" default:"http://localhost:16686" placeholder:"URL" help:"Where Jaeger shows traces. The default is ${default}."`
 }
 
 // Help is the long text of --help.
@@ -37,10 +37,16 @@ type story struct {
 	Why       string         `json:"why"`
 	Next      []string       `json:"next"` // what to do
 	History   []step         `json:"history"`
-	Failures  []task.Failure `json:"failures"`            // the first attempt and the last nine, as stored
-	Arguments any            `json:"arguments,omitempty"` // decoded
-	Body      []byte         `json:"body,omitempty"`      // as stored, in base64, when it cannot be decoded
-	BodyError string         `json:"body_error,omitempty"`
+	Failures  []task.Failure `json:"failures"`             // the first attempt and the last nine, as stored
+	Moves     int            `json:"moves"`                // of this generation
+	Stored    int            `json:"stored_bytes"`         // of the body in the letter
+	Encoding  string         `json:"encoding,omitempty"`   // zstd
+	Ref       string         `json:"ref,omitempty"`        // name of the body in BODIES
+	Edited    string         `json:"edited,omitempty"`     // the act by which its arguments were edited last
+	Jaeger    string         `json:"jaeger,omitempty"`     // where its trace is shown
+	Arguments any            `json:"arguments,omitempty"`  // decoded, in the form of dead edit
+	Body      []byte         `json:"body,omitempty"`       // in base64, when it cannot be decoded
+	BodyError string         `json:"body_error,omitempty"` // why not
 }
 
 type step struct {
@@ -61,17 +67,23 @@ func (c *deadShowCmd) Run(ctx context.Context, app *App) error {
 	if err != nil {
 		return patient(ctx, err)
 	}
-	s := storyOf(ctx, js, l)
+	s := c.storyOf(ctx, js, l)
 	if app.JSON {
 		return app.encode(s)
 	}
-	app.tell(l, s)
+	app.tell(s)
 	return nil
 }
 
-func storyOf(ctx context.Context, js jetstream.JetStream, l deadletter.Letter) story {
+func (c *deadShowCmd) storyOf(ctx context.Context, js jetstream.JetStream, l deadletter.Letter) story {
 	e := deadletter.Explain(l)
-	s := story{letter: letterOf(l), Why: e.Why, Next: e.Next, Failures: l.Errors}
+	s := story{
+		letter: letterOf(l), Why: e.Why, Next: e.Next, Failures: l.Errors, Moves: l.Hop, Stored: len(l.Body), Encoding: l.Encoding, Ref: l.Ref,
+		Edited: l.Header.Get(task.HeaderEdited),
+	}
+	if s.Trace != "" {
+		s.Jaeger = strings.TrimSuffix(c.Jaeger, "/") + "/trace/" + s.Trace
+	}
 	for _, h := range e.History {
 		at := h.At.UTC()
 		one := step{At: &at, Text: h.Text, Trace: h.Trace}
@@ -80,32 +92,46 @@ func storyOf(ctx context.Context, js jetstream.JetStream, l deadletter.Letter) s
 		}
 		s.History = append(s.History, one)
 	}
-	args, err := l.Arguments(ctx, js)
+	content, err := l.Content(ctx, js)
 	if err != nil {
 		s.BodyError, s.Body = err.Error(), l.Body
 		return s
 	}
-	s.Arguments = jsonable(args)
+	d, err := deadletter.NewDocument(content)
+	if err != nil {
+		s.BodyError, s.Body = err.Error(), content
+		return s
+	}
+	s.Arguments = d
 	return s
 }
 
 const indent = "    "
 
 // tell writes the story for people.
-func (a *App) tell(l deadletter.Letter, s story) {
+func (a *App) tell(s story) {
 	a.printf("%s %s\n\n", s.Kind, screen.Plain(s.ID))
-	a.printf("%sdead letter  %d\n", indent, s.Sequence)
-	a.printf("%sclass        %s\n", indent, s.Class)
-	if s.Tenant != "" {
-		a.printf("%stenant       %s\n", indent, s.Tenant)
+	fact := func(name, format string, args ...any) {
+		a.printf("%s%-13s%s\n", indent, name, screen.Plain(fmt.Sprintf(format, args...)))
 	}
-	a.printf("%sreason       %s\n", indent, screen.Plain(string(s.Reason)))
+	fact("dead letter", "%d", s.Sequence)
+	fact("class", "%s", s.Class)
+	if s.Tenant != "" {
+		fact("tenant", "%s", s.Tenant)
+	}
+	fact("reason", "%s", s.Reason)
+	fact("group", "%s", s.Group)
+	fact("attempts", "%d failed, %d deaths, %d moves", s.Attempts, s.Deaths, s.Moves)
 	if s.Generation > 0 {
-		a.printf("%sredriven     %d times before\n", indent, s.Generation)
+		fact("redriven", "%d times before", s.Generation)
+	}
+	if s.Edited != "" {
+		fact("edited", "its arguments: drover audit ls --act %s", s.Edited)
 	}
 	if s.Trace != "" {
-		a.printf("%strace        %s\n", indent, s.Trace)
+		fact("trace", "%s", s.Jaeger)
 	}
+	fact("all traces", "in Jaeger search for the tag task.id=%s", s.ID)
 	a.printf("\nWhat happened\n")
 	blank := strings.Repeat(" ", len(time.DateTime)+len(".000"))
 	for _, h := range s.History {
@@ -120,59 +146,45 @@ func (a *App) tell(l deadletter.Letter, s story) {
 		a.printf("%s%s  %s\n", indent, at, text)
 	}
 	a.printf("\nWhy\n%s%s\n", indent, printable(s.Why))
-	a.printf("\nArguments\n")
-	if s.BodyError != "" {
-		a.printf("%s%s\n", indent, screen.Plain(s.BodyError))
-		a.printf("%s%s\n", indent, peek(l.Body))
+	a.printf("\nArguments%s\n", s.packing())
+	if d, ok := s.Arguments.(*deadletter.Document); ok {
+		a.printf("%s%s\n", indent, strings.ReplaceAll(strings.TrimSpace(printable(string(d.JSON()))), "\n", "\n"+indent))
 	} else {
-		text, err := json.MarshalIndent(s.Arguments, indent, "  ")
-		if err != nil {
-			text = []byte(err.Error())
-		}
-		a.printf("%s%s\n", indent, printable(string(text)))
+		a.printf("%s%s\n%s", indent, screen.Plain(s.BodyError), dump(s.Body))
 	}
 	a.printf("\nWhat to do\n")
 	for _, n := range s.Next {
 		a.printf("%s- %s\n", indent, printable(n))
 	}
+	if s.BodyError == "" {
+		a.printf("%s- If its arguments are wrong: drover dead edit %d\n", indent, s.Sequence)
+	}
 }
 
-const peekBytes = 64
+// packing says how the body is stored, where that is not as it is.
+func (s *story) packing() string {
+	switch {
+	case s.Ref != "" && s.Encoding != "":
+		return " (" + s.Encoding + ", from " + task.BodiesBucket + ": " + screen.Plain(s.Ref) + ")"
+	case s.Ref != "":
+		return " (from " + task.BodiesBucket + ": " + screen.Plain(s.Ref) + ")"
+	case s.Encoding != "":
+		return " (" + screen.Plain(s.Encoding) + ")"
+	}
+	return ""
+}
 
-// peek shows how an undecodable body begins.
-func peek(body []byte) string {
+const dumpBytes = 256
+
+// dump shows how an undecodable body begins.
+func dump(body []byte) string {
 	if len(body) == 0 {
-		return "the body is empty"
+		return indent + "the body is empty\n"
 	}
-	head := body[:min(len(body), peekBytes)]
-	text := fmt.Sprintf("%d bytes: %x", len(body), head)
+	head := body[:min(len(body), dumpBytes)]
+	text := fmt.Sprintf("%d bytes", len(body))
 	if len(head) < len(body) {
-		text += "…"
+		text += fmt.Sprintf(", of which the first %d", len(head))
 	}
-	return text
-}
-
-// jsonable replaces what msgpack has and JSON has not.
-func jsonable(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k, e := range v {
-			out[k] = jsonable(e)
-		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, e := range v {
-			out[i] = jsonable(e)
-		}
-		return out
-	case float32:
-		return jsonable(float64(v))
-	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Sprint(v)
-		}
-	}
-	return v
+	return indent + text + ":\n" + indent + strings.ReplaceAll(strings.TrimSuffix(hex.Dump(head), "\n"), "\n", "\n"+indent) + "\n"
 }

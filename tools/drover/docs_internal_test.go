@@ -12,9 +12,12 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
+	"github.com/droverhq/drover/tools/doctor"
+	"github.com/droverhq/drover/tools/keyring"
 	"github.com/droverhq/drover/tools/supervise"
 )
 
@@ -96,21 +99,32 @@ func TestKeys(t *testing.T) {
 	t.Parallel()
 	rows := tableOf(t, "| verb | keys |")
 	for verb, v := range map[string]any{
-		"`enqueue`":                       enqueued{},
-		"`lanes`":                         laneState{},
-		"`dead ls`":                       letter{},
-		"`dead show`":                     story{},
-		"`dead redrive`, `dead discard`":  moved{},
+		"`enqueue`":   enqueued{},
+		"`lanes`":     laneState{},
+		"`dead ls`":   letter{},
+		"`dead show`": story{},
+		"`dead redrive`, `dead edit`, `dead discard`": moved{},
+		"`dead redrive`, `dead edit` of many: stages": stage{},
+		"`dead groups`":                   group{},
+		"`audit ls`":                      audit.Entry{},
 		"`streams plan`, `streams apply`": streams.Change{},
+		"`keys`":                          keyring.Key{},
 		"`version`":                       versions{},
+		"`tasks ls`":                      taskState{},
+		"`tasks show`":                    taskStory{},
+		"`doctor`":                        doctor.Report{},
+		"`doctor`: each of `findings`":    doctor.Finding{},
+		"`doctor`: each of `checks`":      doctor.Check{},
 		"`up`: each of `processes`":       supervise.Process{},
 		"`up`: each of `lanes`":           supervise.Share{},
 		"`demo`":                          demo.Report{},
 		"`bench`":                         bench.Report{},
 	} {
 		got, ok := rows[verb]
-		if rest, inherits := strings.CutPrefix(got, "those of `dead ls`, "); inherits {
-			got = rows["`dead ls`"] + " " + rest
+		for _, of := range []string{"`dead ls`", "`tasks ls`"} {
+			if rest, inherits := strings.CutPrefix(got, "those of "+of+", "); inherits {
+				got = rows[of] + " " + rest
+			}
 		}
 		if want := strings.Join(keys(reflect.TypeOf(v)), " "); !ok || got != want {
 			t.Errorf("%s, keys of %s (-written +documented):\n%s", commandsPage, verb, cmp.Diff(want, got))
@@ -161,7 +175,7 @@ func TestExitCodes(t *testing.T) {
 	if diff := cmp.Diff(plain(help), plain(page)); diff != "" {
 		t.Errorf("exit codes (-help +%s):\n%s", commandsPage, diff)
 	}
-	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitInterrupted} {
+	for _, c := range []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRefused, exitUnreachable, exitUnknown, exitChanges, exitFindings, exitInterrupted} {
 		if _, ok := help[strconv.Itoa(c)]; !ok {
 			t.Errorf("exit code %d is not explained", c)
 		}

@@ -21,13 +21,14 @@ type enqueueCmd struct {
 	Kind string   `arg:"" help:"What to do: SERVICE.ACTION, such as email.send."`
 	Args []string `arg:"" optional:"" name:"key=value" help:"Arguments of the task."`
 
-	Class    task.Class `default:"default" help:"How soon it should start: a class of the fleet."`
-	Tenant   string     `placeholder:"NAME" help:"On whose behalf it runs."`
-	ID       string     `name:"id" placeholder:"ID" help:"The task's id. Twice the same within ten minutes is one task. Without it, a new one."`
-	Deadline string     `placeholder:"WHEN" help:"Do not start it after this: a duration from now, or a time as RFC 3339 has it."`
-	JSONArgs string     `name:"json-args" placeholder:"OBJECT" xor:"args" help:"All arguments as a JSON object."`
-	File     string     `placeholder:"FILE" xor:"args" help:"Read that JSON object from a file, - for standard input."`
-	Count    int        `default:"1" help:"Publish this many tasks with these arguments, without waiting for each."`
+	Class    task.Class    `default:"default" help:"How soon it should start: a class of the fleet."`
+	Tenant   string        `placeholder:"NAME" help:"On whose behalf it runs."`
+	ID       string        `name:"id" placeholder:"ID" help:"The task's id. Twice the same within ten minutes is one task. Without it, a new one."`
+	Deadline string        `placeholder:"WHEN" help:"Do not start it after this: a duration from now, or a time as RFC 3339 has it."`
+	JSONArgs string        `name:"json-args" placeholder:"OBJECT" xor:"args" help:"All arguments as a JSON object."`
+	File     string        `placeholder:"FILE" xor:"args" help:"Read that JSON object from a file, - for standard input."`
+	Room     time.Duration `name:"wait-for-room" placeholder:"DURATION" help:"When the class is full, try again for this long, such as 10s. Without it, fail at once."`
+	Count    int           `default:"1" help:"Publish this many tasks with these arguments, without waiting for each."`
 }
 
 // Help is the long text of --help.
@@ -37,11 +38,16 @@ what they look like, all else is text; 007 and +49 are text too. key:=JSON takes
 any JSON, and so text that looks like a number: code:='"42"'. a.b=c is c under key
 b of the map a. A key that comes twice makes a list.
 
+A class that is full refuses: exit code 4, and the error says how full it is and
+when to try again. With --wait-for-room it is tried again until then; with --count,
+that is the longest time in which not one task finds room.
+
 Examples:
 
     drover enqueue email.send to=ada@example.org subject=Hello text='It works.'
     drover enqueue email.send --class urgent to=ada@example.org to=bob@example.org subject=Both text=Hi
     drover enqueue webhook.deliver url=https://example.org/hook event=invoice.paid payload.id=17 payload.items:='[1,2]'
+    drover enqueue email.send --class bulk --wait-for-room 1m to=ada@example.org subject=Hi text=Hi
     drover enqueue email.send --id order-17-mail --deadline 10m --file mail.json
     drover enqueue email.send --class bulk --count 1000 --json-args '{"to":"ada@example.org","subject":"Hi","text":"Hi"}'`
 }
@@ -53,6 +59,8 @@ func (c *enqueueCmd) Validate() error {
 		return fmt.Errorf("--count %d: want at least 1", c.Count)
 	case c.Count > 1 && c.ID != "":
 		return errors.New("--count and --id: many tasks cannot have one id")
+	case c.Room < 0:
+		return fmt.Errorf("--wait-for-room %v: want a duration such as 10s", c.Room)
 	case len(c.Args) > 0 && (c.JSONArgs != "" || c.File != ""):
 		return errors.New("key=value and --json-args or --file: give one of them")
 	}
@@ -93,7 +101,7 @@ func (c *enqueueCmd) Run(ctx context.Context, app *App) error {
 		return err
 	}
 	defer flush()
-	cl, err := client.New(js, client.TracerProvider(traces))
+	cl, err := client.New(js, client.TracerProvider(traces), client.WaitForRoom(c.Room))
 	if err != nil {
 		return err
 	}
@@ -168,7 +176,7 @@ func deadline(text string, now time.Time) (time.Time, error) {
 }
 
 func (c *enqueueCmd) one(ctx context.Context, app *App, cl *client.Client, t task.Raw, opts []client.PublishOption) error {
-	ctx, cancel := app.limit(ctx)
+	ctx, cancel := app.limitAfter(ctx, c.Room)
 	defer cancel()
 	r, err := cl.Publish(ctx, t, opts...)
 	if err != nil {
@@ -238,7 +246,11 @@ func (c *enqueueCmd) receipt(r client.Receipt, err error) enqueued {
 func (c *enqueueCmd) advise(app *App, err error) error {
 	switch {
 	case errors.Is(err, client.ErrFull):
-		return hinted{err, fmt.Sprintf("see what waits with `drover lanes --class %s`; start more workers, or raise max_bytes of the class in the fleet file and run `drover streams apply`", c.Class)}
+		wait := ""
+		if c.Room == 0 {
+			wait = "; or wait with --wait-for-room 1m"
+		}
+		return hinted{err, fmt.Sprintf("see what waits with `drover lanes --class %s`; start more workers, or raise max_bytes of the class in the fleet file and run `drover streams apply`%s", c.Class, wait)}
 	case errors.Is(err, client.ErrNoStream):
 		if fleet, ferr := app.fleet(); ferr == nil {
 			return hinted{err, app.where() + " has " + served(fleet)}

@@ -25,6 +25,8 @@ const (
 	exitRefused     = 4
 	exitUnreachable = 5
 	exitUnknown     = 6
+	exitChanges     = 7
+	exitFindings    = 8
 	exitInterrupted = 130
 )
 
@@ -34,13 +36,15 @@ const exitCodes = `Exit codes of drover:
     0    done
     1    failed, and the error says why; some of what was asked for may be done
     2    wrong usage: a flag, an argument, a body or a fleet file. Nothing was done
-    3    not found: no such dead letter
+    3    not found: no such task or dead letter
     4    refused by the broker: the class is full, no stream takes the task, it is
          too large, or the credentials do not allow it. For "streams": a change
          that would lose tasks, and nothing was applied
     5    the broker cannot be reached, is too old, or does not answer in time
     6    unknown: the broker was lost before it said whether the task is stored.
          Enqueue again with the same --id, and it runs once
+    7    "streams plan --check" only: apply would change something
+    8    "doctor" only: something is wrong with the fleet, and the report says what
     75   "run" only: start a fresh process, too many handlers are stuck
     130  interrupted before it was done
 `

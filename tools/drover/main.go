@@ -29,9 +29,13 @@ type cli struct {
 
 	Enqueue enqueueCmd `cmd:"" group:"work" help:"Publish a task, or many."`
 	Lanes   lanesCmd   `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
-	Dead    deadCmd    `cmd:"" group:"work" help:"List, explain, redrive or discard dead letters."`
+	Tasks   tasksCmd   `cmd:"" group:"work" help:"List tasks that are under way, and show one."`
+	Dead    deadCmd    `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
+	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
 
+	Doctor  doctorCmd  `cmd:"" group:"keep" help:"Say what is wrong with the fleet, and what to do."`
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`
+	Keys    keysCmd    `cmd:"" group:"keep" help:"Make the keys of the fleet, and the broker's file of who may do what."`
 	Bench   benchCmd   `cmd:"" group:"keep" help:"Measure how fast tasks go, against bare nats.go."`
 	Version versionCmd `cmd:"" group:"keep" help:"Show versions of the command, nats-server and Go."`
 	Help    helpCmd    `cmd:"" group:"keep" help:"Help about a verb or a topic, such as exit-codes."`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -54,7 +56,8 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "looks": looks, "collector": collector,
+			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "timers": timers, "looks": looks, "collector": collector,
+			"bury": bury, "forget": forget, "listen": listen,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -107,6 +110,7 @@ func stored(ts *testscript.TestScript, neg bool, args []string) {
 // order is a task whose text says what shall become of it.
 type order struct {
 	Do string `msgpack:"do"`
+	To string `msgpack:"to"`
 }
 
 func (order) Kind() string { return "email.send" }
@@ -125,8 +129,16 @@ func startWorker(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	w, err := worker.New(brokerOf(ts), "email", worker.Serve(classes...), worker.Logger(slog.New(slog.DiscardHandler)))
 	ts.Check(err)
-	worker.Handle(w, func(_ context.Context, o order) error {
+	worker.Handle(w, func(ctx context.Context, o order) error {
+		if strings.HasSuffix(o.To, "@exmaple.org") {
+			return retry.Permanent(fmt.Errorf("550 no such mailbox <%s>", o.To))
+		}
+		info, _ := task.FromContext(ctx)
 		switch o.Do {
+		case "fail once":
+			if info.Generation == 0 {
+				return retry.Permanent(errors.New("the relay is closed"))
+			}
 		case "fail":
 			return errors.New("connection refused by smtp.example.org")
 		case "refuse":
@@ -159,6 +171,69 @@ func died(ts *testscript.TestScript, neg bool, args []string) {
 		if _, err := c.Next(jetstream.FetchContext(ctx)); err != nil {
 			ts.Fatalf("dead letter %d: %v", i+1, err)
 		}
+	}
+}
+
+// bury HEX stores a dead letter with this body, of task "odd".
+func bury(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: bury HEX")
+	}
+	body, err := hex.DecodeString(args[0])
+	ts.Check(err)
+	st := task.State{Subject: task.Subject{Class: task.Default, Service: "email", Action: "send"}, ID: "odd", Reason: task.Undecodable, DiedAt: time.Now()}
+	_, err = brokerOf(ts).PublishMsg(context.Background(), &nats.Msg{Subject: st.Subject.Dead(st.ID), Header: st.Header(nil), Data: body})
+	ts.Check(err)
+}
+
+// listen SUBJECT makes a command heard, which waits until the first message on the
+// subject is published.
+func listen(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: listen SUBJECT")
+	}
+	sub, err := brokerOf(ts).Conn().SubscribeSync(args[0])
+	ts.Check(err)
+	ts.SetCmd("heard", func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 0 {
+			ts.Fatalf("usage: heard")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if _, err := sub.NextMsgWithContext(ctx); err != nil {
+			ts.Fatalf("nothing was heard on %s: %v", sub.Subject, err)
+		}
+	})
+}
+
+// forget STREAM deletes a stream.
+func forget(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: forget STREAM")
+	}
+	ts.Check(brokerOf(ts).DeleteStream(context.Background(), args[0]))
+}
+
+// timers N waits until N retries are on timers and nothing else is under way.
+func timers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: timers N")
+	}
+	n, err := strconv.ParseUint(args[0], 10, 64)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		retries, err := brokerOf(ts).Stream(ctx, task.RetryStream)
+		ts.Check(err)
+		live, err := brokerOf(ts).Stream(ctx, task.Default.Stream())
+		ts.Check(err)
+		if retries.CachedInfo().State.Msgs == n && live.CachedInfo().State.Msgs == 0 {
+			return
+		}
+		<-tick.C
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -27,18 +29,31 @@ Examples:
     drover streams apply --fleet fleet.yaml`
 }
 
-type planCmd struct{}
+type planCmd struct {
+	Check bool `help:"End with exit code 7 when apply would change something."`
+}
 
 // Help is the long text of --help.
 func (planCmd) Help() string {
-	return `Examples:
+	return `Each change is a block: + is made new, ~ is changed live, ! is refused, with the
+commands to run first, and ? is on the broker but not in the fleet file, and stays.
+
+Ends with 0 whether there are changes or not, with 4 when one is refused, and under
+--check with 7 when there are changes and none is refused.
+
+Examples:
 
     drover streams plan
-    drover streams plan --fleet fleet.yaml --json`
+    drover streams plan --fleet fleet.yaml --json
+    drover streams plan --check`
 }
 
-func (planCmd) Run(ctx context.Context, app *App) error {
-	return app.topology(ctx, streams.Plan, "would change; `drover streams apply` does it")
+func (c planCmd) Run(ctx context.Context, app *App) error {
+	n, err := app.topology(ctx, streams.Plan, future)
+	if err == nil && c.Check && n > 0 {
+		return exitError(exitChanges)
+	}
+	return err
 }
 
 type applyCmd struct{}
@@ -54,49 +69,54 @@ Examples:
 }
 
 func (applyCmd) Run(ctx context.Context, app *App) error {
-	return app.topology(ctx, streams.Apply, "changed")
+	_, err := app.topology(ctx, streams.Apply, past)
+	return err
 }
 
-// topology shows the changes that do returns, and sums them up with what became
-// of them.
-func (a *App) topology(ctx context.Context, do func(context.Context, jetstream.JetStream, *streams.Fleet) ([]streams.Change, error), became string) error {
+// topology shows the changes that do returns and counts those that are made, or
+// would be.
+func (a *App) topology(ctx context.Context, do func(context.Context, jetstream.JetStream, *streams.Fleet) ([]streams.Change, error), t tense) (int, error) {
 	fleet, err := a.fleet()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	js, done, err := a.connect(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer done()
 	ctx, cancel := a.limit(ctx)
 	defer cancel()
 	changes, err := do(ctx, js, fleet)
 	err = patient(ctx, err)
-	if a.JSON {
-		for _, c := range changes {
-			if err := a.encode(c); err != nil {
-				return err
-			}
+	if refused, ok := errors.AsType[*streams.RefusedError](err); ok {
+		if changes == nil {
+			changes = refused.Changes
 		}
-		return err
+		// The blocks say the rest.
+		err = mark{fmt.Errorf("refused: nothing is applied before this is dealt with: %s", screen.Some(len(refused.Changes), "change", "changes")), streams.ErrRefused}
 	}
 	n := 0
 	for _, c := range changes {
-		a.printf("%s\n", c)
 		if c.Action == streams.Create || c.Action == streams.Update {
 			n++
 		}
 	}
+	if a.JSON {
+		for _, c := range changes {
+			if err := a.encode(c); err != nil {
+				return n, err
+			}
+		}
+		return n, err
+	}
+	a.changes(changes, t)
 	switch {
 	case err != nil:
-	case n > 0:
-		a.printf("\n%s %s.\n", screen.Some(n, "object", "objects"), became)
-	default:
-		if len(changes) > 0 {
-			a.printf("\n")
-		}
+	case n == 0:
 		a.printf("nothing to change: the broker is as %s wants it\n", a.where())
+	case t == future:
+		a.printf("`drover streams apply` makes the changes\n")
 	}
-	return err
+	return n, err
 }

@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/droverhq/drover/services/cmd/catalog"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/tools/dev"
@@ -132,14 +134,25 @@ func (c *upCmd) config(app *App) (supervise.Config, error) {
 		}
 	}
 	for name := range c.Scale {
-		if _, ok := fleet.Service(name); !ok {
+		if _, ok := fleet.Service(name); !ok && !slices.Contains(withoutTasks(), name) {
 			return supervise.Config{}, usage(fmt.Errorf("--scale %s: %s has %s", name, app.where(), served(fleet)))
 		}
 	}
 	return supervise.Config{
 		Dir: c.State, Port: cmp.Or(c.Port, -1), Fleet: fleet, FleetFile: app.Fleet, Command: []string{exe, "run"},
-		Scale: c.Scale, Drain: c.Drain, Admin: c.Admin,
+		Extra: withoutTasks(), Scale: c.Scale, Drain: c.Drain, Admin: c.Admin,
 	}, nil
+}
+
+// withoutTasks are the services that run beside those of the fleet file.
+func withoutTasks() []string {
+	var out []string
+	for _, s := range catalog.All() {
+		if s.NoTasks {
+			out = append(out, s.Name)
+		}
+	}
+	return out
 }
 
 // stateFolder is where the state is kept when nobody says otherwise.

@@ -109,8 +109,8 @@ func TestUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("ready in %d ms", ready.TookMS)
-	if ready.Admin == "" || ready.SMTP == "" || ready.Webhooks == "" || len(ready.Processes) != 3 {
-		t.Errorf("ready says %+v, want addresses and three processes", ready)
+	if ready.Admin == "" || ready.SMTP == "" || ready.Webhooks == "" || len(ready.Processes) != 4 {
+		t.Errorf("ready says %+v, want addresses and four processes", ready)
 	}
 	for _, p := range ready.Processes {
 		if p.Name == "email-2" {
@@ -134,7 +134,7 @@ func TestUp(t *testing.T) {
 		`{"class":"default","service":"webhook","depth":0,"in_flight":0,"timers":0,"dead":1}`))
 	documented(t, "`up`: `fleet`", up.interrupt(t))
 
-	up = begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0", "--every=100ms")
+	up = begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0", "--scale=deadletter=0", "--every=100ms")
 	up.line(t, "ready in ")
 	up.line(t, "a mail ")
 	up.line(t, "0 of 0 processes ready · depth 0 · in flight 0 · retry 0 · dead 1")
@@ -144,7 +144,7 @@ func TestUp(t *testing.T) {
 func TestUpIsRefused(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
-	up := begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0")
+	up := begin(t, "up", "--port=0", "--state="+state, "--no-dev", "--scale=email=0", "--scale=webhook=0", "--scale=deadletter=0")
 	up.line(t, "ready in ")
 	for _, test := range []struct {
 		args []string
@@ -172,7 +172,7 @@ func TestRun(t *testing.T) {
 		{[]string{"run", "email", "--help"}, exitOK, "Usage: drover run email [flags]"},
 		{[]string{"run", "email", "--help"}, exitOK, "--smtp-addr"},
 		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitUsage, "lets webhook serve urgent, default, bulk"},
-		{[]string{"run", "fax"}, exitUsage, "run fax: there is no such service, only email, webhook"},
+		{[]string{"run", "fax"}, exitUsage, "run fax: there is no such service, only deadletter, email, webhook"},
 		{[]string{"run"}, exitUsage, "drover run --help"},
 		{[]string{"run", "--help"}, exitOK, "drover run email --pool retry"},
 	} {

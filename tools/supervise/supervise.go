@@ -39,6 +39,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/services/service/admin"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/streams"
@@ -52,6 +53,7 @@ type Config struct {
 	Command []string       // what to start: this and then the name of the service
 
 	FleetFile string         // handed to the children; "" means the built-in one, which Fleet then has to be
+	Extra     []string       // services that take no tasks and are not in Fleet
 	Scale     map[string]int // processes by service; without an entry 1, with 0 none
 	Env       []string       // KEY=VALUE for the children, over this process's environment
 	Drain     time.Duration  // for running tasks, when a child is asked to end; 0 means 25 s
@@ -77,7 +79,8 @@ type Supervisor struct {
 	lock      *os.File
 	broker    *embed.Server
 	js        jetstream.JetStream
-	admin     *admin
+	admin     *admin.Port
+	unmeasure func(context.Context) error // ends what the admin port shows
 	lanes     *laneCache
 	processes []*process
 
@@ -136,13 +139,13 @@ func (s *Supervisor) start(ctx context.Context) (err error) {
 	}
 	s.lanes = &laneCache{js: s.js, fleet: fleet}
 	if c.Admin != "" {
-		if s.admin, err = s.listen(ctx, c.Admin); err != nil {
+		if err := s.listen(ctx, c.Admin); err != nil {
 			return err
 		}
 	}
-	for _, service := range fleet.Services {
-		for n := range c.processes(service.Name) {
-			p, err := newProcess(s, service.Name, n+1)
+	for _, service := range c.services() {
+		for n := range c.processes(service) {
+			p, err := newProcess(s, service, n+1)
 			if err != nil {
 				return err
 			}
@@ -153,6 +156,15 @@ func (s *Supervisor) start(ctx context.Context) (err error) {
 		s.wg.Go(p.run)
 	}
 	return nil
+}
+
+// services are those to run, by name.
+func (c *Config) services() []string {
+	out := slices.Clone(c.Extra)
+	for _, s := range c.Fleet.Services {
+		out = append(out, s.Name)
+	}
+	return out
 }
 
 // processes is how many processes of a service to run.
@@ -169,11 +181,15 @@ func (c *Config) scaled() (*streams.Fleet, error) {
 	fleet.Services = slices.Clone(c.Fleet.Services)
 	for name, n := range c.Scale {
 		i := slices.IndexFunc(fleet.Services, func(s streams.Service) bool { return s.Name == name })
-		if i < 0 {
+		extra := slices.Contains(c.Extra, name)
+		if i < 0 && !extra {
 			return nil, fmt.Errorf("scale %s: the fleet file has no such service, only %s", name, names(fleet.Services))
 		}
 		if n < 0 || n > maxProcesses {
 			return nil, fmt.Errorf("scale %s: %d processes, want 0 to %d", name, n, maxProcesses)
+		}
+		if extra {
+			continue
 		}
 		fleet.Services[i].Processes = max(n, fleet.Services[i].Processes)
 	}
@@ -201,7 +217,7 @@ func (s *Supervisor) Admin() string {
 	if s.admin == nil {
 		return ""
 	}
-	return s.admin.addr.String()
+	return s.admin.Addr()
 }
 
 // Logs is the folder with one log file for each process.
@@ -258,9 +274,7 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 // close undoes start, as far as it came. No process runs any more.
 func (s *Supervisor) close(ctx context.Context) {
 	s.kill()
-	if s.admin != nil {
-		s.admin.close(ctx)
-	}
+	s.closeAdmin(ctx)
 	for _, p := range s.processes {
 		p.log.close()
 	}

@@ -4,6 +4,7 @@
 package catalog
 
 import (
+	"github.com/droverhq/drover/services/cmd/deadletter/deadletterd"
 	"github.com/droverhq/drover/services/cmd/email/emaild"
 	"github.com/droverhq/drover/services/cmd/webhook/webhookd"
 	"github.com/droverhq/drover/services/service"
@@ -11,7 +12,7 @@ import (
 
 // All returns every service, by name, none of them configured.
 func All() []service.Service {
-	return []service.Service{emaild.Service(), webhookd.Service()}
+	return []service.Service{deadletterd.Service(), emaild.Service(), webhookd.Service()}
 }
 
 // Find returns the service of that name, and whether there is one.

@@ -1,0 +1,103 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+)
+
+// ErrDenied is wrapped by [DeniedError].
+var ErrDenied = errors.New("the broker does not allow it")
+
+// DeniedError is a permission that the credentials of a connection lack. The
+// broker answers a request that it does not allow with nothing: without this error
+// it would look like a timeout.
+type DeniedError struct {
+	Verb    string // "publish" or "subscribe"
+	Subject string // as the broker names it
+}
+
+// Error says what is missing and how it is granted.
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("%v: these credentials lack permission to %s to %q: grant it; where `drover keys` writes the permissions, "+
+		"run it with the fleet file of this version, and reload the broker", ErrDenied, e.Verb, e.Subject)
+}
+
+// Unwrap returns [ErrDenied].
+func (e *DeniedError) Unwrap() error { return ErrDenied }
+
+// Denied returns what err, as a connection's error handler gets it, says of a
+// missing permission, and nil when it is about something else.
+func Denied(err error) *DeniedError {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return nil
+	}
+	text := err.Error()
+	for _, p := range []struct{ before, verb string }{
+		{"Publish with Reply of ", "publish with a reply"},
+		{"Publish to ", "publish"},
+		{"Subscription to ", "subscribe"},
+	} {
+		if _, rest, ok := strings.Cut(text, p.before+`"`); ok {
+			subject, _, _ := strings.Cut(rest, `"`)
+			return &DeniedError{Verb: p.verb, Subject: subject}
+		}
+	}
+	return nil
+}
+
+// OnDenied has f called with each permission that the connection is found to lack,
+// from its callback goroutine, until stop is called: f must not block. The
+// connection's error handler goes on being called; do not set another one
+// meanwhile. Each call leaves a few bytes behind on the connection.
+func OnDenied(nc *nats.Conn, f func(*DeniedError)) (stop func()) {
+	var hear atomic.Pointer[func(*DeniedError)]
+	hear.Store(&f)
+	chain.Lock()
+	defer chain.Unlock()
+	next := nc.ErrorHandler()
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		if f := hear.Load(); f != nil {
+			if d := Denied(err); d != nil {
+				(*f)(d)
+			}
+		}
+		if next != nil {
+			next(nc, sub, err)
+		}
+	})
+	return func() { hear.Store(nil) }
+}
+
+// chain has error handlers put before others one after the other.
+var chain sync.Mutex
+
+// Guard is ctx for requests over nc: it ends as soon as the broker refuses one of
+// them, with a [*DeniedError] as its cause, which [Why] puts into the error. want
+// says which subjects they are; nil means all.
+func Guard(ctx context.Context, nc *nats.Conn, want func(subject string) bool) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := OnDenied(nc, func(d *DeniedError) {
+		if want == nil || want(d.Subject) {
+			cancel(d)
+		}
+	})
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// Why returns the missing permission that ended a [Guard]'s context, and
+// otherwise err. It returns nil for a nil err.
+func Why(ctx context.Context, err error) error {
+	if d, ok := errors.AsType[*DeniedError](context.Cause(ctx)); ok && err != nil {
+		return d
+	}
+	return err
+}

@@ -1,0 +1,110 @@
+package backlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/task"
+)
+
+// Place is where a task is on its path.
+type Place string
+
+// The places of a task.
+const (
+	Waiting Place = "waiting" // in the stream of its class, never handed out
+	Held    Place = "held"    // handed out and not settled: with a worker, or on its way back from one that died
+	Due     Place = "due"     // in RETRY, never handed out since it became due
+	Timer   Place = "retry"   // in RETRY, not yet due
+	Dead    Place = "dead"    // in DEAD
+)
+
+// Places are all of them, in the order of the path.
+func Places() []Place { return []Place{Waiting, Held, Due, Timer, Dead} }
+
+// Task is one task as it is stored.
+type Task struct {
+	task.State // Subject is where it was published
+
+	Place   Place
+	DueAt   time.Time // when a Timer fires; zero for the others
+	Stored  Message   // where it is, with headers and body
+	Problem error     // what could not be read of subject and headers; nil when all could
+}
+
+// TaskOf reads m. What cannot be read is in Problem; class and service then come
+// from the subject it is stored under.
+func TaskOf(m Message) Task {
+	t := Task{Stored: m}
+	var err error
+	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.StoredAt})
+	t.Problem = errors.Join(m.Problem, err)
+	part := strings.Split(m.Subject, ".")
+	switch part[0] {
+	case "tasks":
+		t.Place = Waiting
+	case "dead":
+		t.Place, part = Dead, part[1:]
+	case "retry":
+		if t.Place = Due; len(part) > 1 && part[1] == "wait" {
+			t.Place = Timer
+			t.DueAt = dueAt(m)
+		}
+		part = part[min(2, len(part)):]
+	}
+	if t.Subject.Service == "" && t.Place != Waiting && len(part) >= 3 {
+		t.Subject = task.Subject{Class: task.Class(part[0]), Service: part[1], Action: part[2]}
+	}
+	return t
+}
+
+// dueAt is when the broker's timer m fires, and zero when it does not say.
+func dueAt(m Message) time.Time {
+	at, ok := strings.CutPrefix(m.Header.Get(task.HeaderSchedule), "@at ")
+	if !ok {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, at)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// Arguments decodes the body of t into a map: fetched from BODIES when it is
+// there, decompressed, and checked before anything decodes it. The error wraps
+// bodies.ErrNotFound when the body is gone, and task.ErrBadBody when it is not
+// safe to decode.
+func (t *Task) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
+	body := t.Stored.Data
+	var err error
+	if t.Ref != "" {
+		if body, err = bodies.Get(ctx, js, t.Ref); err != nil {
+			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
+		}
+	}
+	if t.Encoding == task.EncodingZstd {
+		if body, err = task.Decompress(body, task.MaxBody); err != nil {
+			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
+		}
+	}
+	args := map[string]any{}
+	if err := task.Unmarshal(body, &args); err != nil {
+		return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
+	}
+	return args, nil
+}
+
+// LastError is the text of the task's last failure, and "" when it has none.
+func (t *Task) LastError() string {
+	if n := len(t.Errors); n > 0 {
+		return t.Errors[n-1].Error
+	}
+	return ""
+}

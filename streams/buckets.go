@@ -1,0 +1,30 @@
+package streams
+
+import "github.com/nats-io/nats.go/jetstream"
+
+// bucketObject is how plans and errors name a bucket of either sort.
+func bucketObject(name string) string { return "bucket " + name }
+
+// keyValueStream is the stream behind a key-value bucket, as far as we set it.
+// It has to agree with what jetstream.CreateKeyValue makes of b: a test holds that
+// nothing differs once a bucket is made.
+func keyValueStream(b jetstream.KeyValueConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:                   "KV_" + b.Bucket,
+		Description:            b.Description,
+		Subjects:               []string{"$KV." + b.Bucket + ".>"},
+		Retention:              jetstream.LimitsPolicy,
+		Discard:                jetstream.DiscardNew,
+		MaxMsgsPerSubject:      int64(max(b.History, 1)),
+		MaxBytes:               b.MaxBytes,
+		MaxMsgSize:             b.MaxValueSize,
+		MaxAge:                 b.TTL,
+		Storage:                b.Storage,
+		Replicas:               b.Replicas,
+		AllowDirect:            true,
+		AllowRollup:            true,
+		AllowMsgTTL:            b.LimitMarkerTTL > 0,
+		SubjectDeleteMarkerTTL: b.LimitMarkerTTL,
+		DenyDelete:             true,
+	}
+}

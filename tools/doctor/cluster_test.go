@@ -1,0 +1,33 @@
+package doctor_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/tools/doctor"
+)
+
+// Of three nodes one is down, and then two.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t)
+	f := &fleet{tb: t, url: c.Nodes[0].URL, js: c.Nodes[0].Connect(t), Fleet: small()}
+	f.Replicas = 3
+	f.apply()
+	if r := f.examine(); !r.Healthy {
+		t.Errorf("findings of a healthy cluster:\n%s", describe(r))
+	}
+	c.Nodes[2].Kill()
+	var r doctor.Report
+	f.until("the node is missed", func() bool {
+		r = f.examine()
+		return len(r.Findings) > 0 && r.Findings[0].Name == "replica-behind"
+	})
+	says(t, first(t, r, "replica-behind", r.Findings[0].Object), "start it again")
+	c.Nodes[1].Kill()
+	f.until("no leader is left", func() bool {
+		r = f.examine()
+		return len(r.Findings) > 0 && r.Findings[0].Name == "stream-silent"
+	})
+	says(t, first(t, r, "stream-silent", r.Findings[0].Object), "start the nodes that are down", "what they hold is kept")
+}

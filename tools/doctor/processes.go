@@ -1,0 +1,211 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/task"
+	"github.com/droverhq/drover/streams/backlog"
+)
+
+// presence is what the bucket FLEET says, if there is one. It only adds to what
+// the broker knows: a fleet without it is examined all the same.
+type presence struct {
+	known     bool // there is a bucket, and it could be read
+	processes []process
+	pauses    []pause
+	err       error
+}
+
+// process is what one process says of itself every ten seconds. Its entry ends
+// with it, or 30 s after it was killed.
+type process struct {
+	Service  string    `json:"service"`
+	Instance string    `json:"instance"`
+	Version  string    `json:"version"`
+	Host     string    `json:"host"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	Draining bool      `json:"draining"`
+	NotReady string    `json:"not_ready"`
+	Lanes    []struct {
+		Class   task.Class `json:"class"`
+		Retry   bool       `json:"retry"`
+		Slots   int        `json:"slots"`
+		Running int        `json:"running"`
+		Leaked  int        `json:"leaked"`
+	} `json:"lanes"`
+	Busy []struct {
+		Kind    string  `json:"kind"`
+		Running int     `json:"running"`
+		Longest float64 `json:"longest_seconds"`
+	} `json:"busy"`
+}
+
+// pause is why a service's share of a class is paused.
+type pause struct {
+	Class   task.Class `json:"class"`
+	Service string     `json:"service"`
+	Reason  string     `json:"reason"`
+	By      string     `json:"by"`
+	At      time.Time  `json:"at"`
+}
+
+const (
+	fleetStream = "KV_" + task.FleetBucket
+	fleetLimit  = 1000 // entries that are read
+	settling    = 30 * time.Second
+)
+
+func (s *snapshot) readPresence(ctx context.Context, js jetstream.JetStream) {
+	var info jetstream.StreamInfo
+	if err := s.asker.api(ctx, "STREAM.INFO."+fleetStream, &info); err != nil {
+		if !missing(err) {
+			s.presence.err = err
+		}
+		return
+	}
+	ctx, done := s.asker.limit(ctx, askLimit, "$JS.API.DIRECT.GET."+fleetStream)
+	defer done()
+	p, err := backlog.Read(ctx, js, backlog.Query{Stream: fleetStream, Limit: fleetLimit})
+	if s.presence.err = why(ctx, err); s.presence.err != nil {
+		if errors.Is(err, backlog.ErrNoStream) {
+			s.presence.err = nil
+		}
+		return
+	}
+	s.presence.known = true
+	for _, m := range p.Messages {
+		if len(m.Data) == 0 { // the marker of what was deleted
+			continue
+		}
+		switch key, _ := strings.CutPrefix(m.Subject, "$KV."+task.FleetBucket+"."); {
+		case strings.HasPrefix(key, "process."):
+			var x process
+			if json.Unmarshal(m.Data, &x) == nil { // what another version wrote says less, and harms nothing
+				s.presence.processes = append(s.presence.processes, x)
+			}
+		case strings.HasPrefix(key, "pause."):
+			var x pause
+			if json.Unmarshal(m.Data, &x) == nil {
+				s.presence.pauses = append(s.presence.pauses, x)
+			}
+		}
+	}
+}
+
+// of are the processes of one service.
+func (p *presence) of(service string) []process {
+	var out []process
+	for _, x := range p.processes {
+		if x.Service == service {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// busy says what the processes of a service run, and for how long.
+func (p *presence) busy(service string) string {
+	running, longest := map[string]int{}, map[string]float64{}
+	for _, x := range p.of(service) {
+		for _, b := range x.Busy {
+			running[b.Kind] += b.Running
+			longest[b.Kind] = max(longest[b.Kind], b.Longest)
+		}
+	}
+	var kinds []string
+	for k := range running {
+		kinds = append(kinds, k)
+	}
+	slices.SortFunc(kinds, func(a, b string) int { return cmp.Or(cmp.Compare(longest[b], longest[a]), cmp.Compare(a, b)) })
+	for i, k := range kinds {
+		kinds[i] = fmt.Sprintf("%d %s, the longest for %v", running[k], plain(k), time.Duration(longest[k]*float64(time.Second)).Round(time.Second))
+	}
+	if kinds == nil {
+		return ""
+	}
+	return "running in its processes: " + head(kinds, 5) + " (bucket FLEET)"
+}
+
+// pause returns why a share of a class is paused.
+func (p *presence) pause(class task.Class, service string) (pause, bool) {
+	for _, x := range p.pauses {
+		if x.Class == class && x.Service == service {
+			return x, true
+		}
+	}
+	return pause{}, false
+}
+
+func (x process) name() string {
+	return plain(fmt.Sprintf("%s (%s, pid %d, version %s)", x.Instance, x.Host, x.PID, cmp.Or(x.Version, "unknown")))
+}
+
+// lookProcesses is what the processes of the fleet say of themselves.
+func lookProcesses(s *snapshot) ([]Finding, Check) {
+	if s.presence.err != nil {
+		return nil, skip("the bucket FLEET, in which processes announce themselves, could not be read")
+	}
+	if !s.presence.known {
+		return nil, skip("there is no bucket FLEET in which processes announce themselves")
+	}
+	var out []Finding
+	var counts []string
+	for _, service := range s.fleet.Services {
+		all := s.presence.of(service.Name)
+		counts = append(counts, fmt.Sprintf("%s %d", service.Name, len(all)))
+		var not, leaks []string
+		for _, x := range all {
+			if x.NotReady != "" && !x.Draining && s.now.Sub(x.Started) > settling {
+				not = append(not, x.name()+": "+plain(x.NotReady))
+			}
+			for _, l := range x.Lanes {
+				if l.Leaked > 0 {
+					leaks = append(leaks, fmt.Sprintf("%s: %d of %d slots of class %s", x.name(), l.Leaked, l.Slots, l.Class))
+				}
+			}
+		}
+		if n := len(not); n > 0 {
+			out = append(out, find("process-not-ready", service.Name, fmt.Sprintf("%d of %d processes of %s live and are not ready", n, len(all), service.Name), uint64(n)).
+				seen(not[:min(n, 5)]...).follows("They take fewer tasks than they could, or none.").
+				remedy("do what the reason above says; if there is nothing to be done, restart the process"))
+		}
+		if n := len(leaks); n > 0 {
+			out = append(out, find("slots-leaked", service.Name, fmt.Sprintf("handlers of %s ignore their cancelled context", service.Name), uint64(n)).
+				seen(leaks[:min(n, 5)]...).follows("Their slots are lost until the process is restarted, which it asks for when it has lost too many.").
+				remedy("find the handler that hangs: `running in its processes` of a lane that is busy, or its traces", "give every call in it the handler's context"))
+		}
+	}
+	return out, Check{Text: "processes that announce themselves: " + head(counts, 8) + versions(s.presence.processes)}
+}
+
+// versions says when processes of one service are of different versions.
+func versions(all []process) string {
+	of := map[string][]string{}
+	for _, x := range all {
+		if !slices.Contains(of[x.Service], x.Version) {
+			of[x.Service] = append(of[x.Service], x.Version)
+		}
+	}
+	var mixed []string
+	for service, v := range of {
+		if len(v) > 1 {
+			slices.Sort(v)
+			mixed = append(mixed, plain(service+" "+strings.Join(v, " and ")))
+		}
+	}
+	if mixed == nil {
+		return ""
+	}
+	slices.Sort(mixed)
+	return "; of different versions: " + head(mixed, 4)
+}

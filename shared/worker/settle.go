@@ -1,12 +1,15 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -86,7 +89,10 @@ func (l *lane) release(as outcome, of ...*delivery) {
 
 // acknowledge sends the acknowledgements of tasks that are done, one after the
 // other in one goroutine: the connection has one lock, held while it writes to
-// the network, and slots that queue for it would stand still (BenchmarkDrain).
+// the network, and slots that queue for it would stand still. It lets those that
+// are about to be done go first, and sends what it has in the order of the stream:
+// the broker removes the first message of a block at once, and rewrites blocks
+// that lose others (BenchmarkDrain).
 func (l *lane) acknowledge() {
 	batch := make([]*delivery, 0, ackBatch)
 	for {
@@ -98,9 +104,11 @@ func (l *lane) acknowledge() {
 				return
 			}
 		}
+		runtime.Gosched()
 		for len(l.acks) > 0 && len(batch) < ackBatch {
 			batch = append(batch, <-l.acks)
 		}
+		slices.SortFunc(batch, func(a, b *delivery) int { return cmp.Compare(a.sequence, b.sequence) })
 		sent := batch[:0]
 		for _, d := range batch {
 			if l.w.nc.Publish(d.msg.Reply, nil) == nil {

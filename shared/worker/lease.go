@@ -65,10 +65,14 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 	}
 	away := now.Sub(l.served) > awayLimit
 	next, n := l.want(now)
+	marks := l.marks(now)
 	l.mu.Unlock()
 	l.request(next, n, now)
 	if away {
 		l.w.move(now)
+	}
+	for _, mark := range marks {
+		l.ask(mark)
 	}
 	for _, d := range extend {
 		l.extend(d, now)

@@ -51,7 +51,9 @@ func (l *lane) settle(d *delivery, v verdict) {
 	settled := false
 	if l.holds(d) {
 		switch v.outcome {
-		case done, superseded:
+		case done:
+			settled = l.ackHeard(d)
+		case superseded:
 			settled = l.ack(d)
 		case again, dead:
 			settled = l.move(d, v)
@@ -126,6 +128,16 @@ const ackBatch = 64 // acknowledgements between two looks at the lane's lock
 // task run again, which at-least-once allows, and an answer would halve the rate.
 func (l *lane) ack(d *delivery) bool {
 	return l.insist(d, "acknowledge a task", tryLimit, func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
+}
+
+// ackHeard acknowledges a task whose body is in BODIES, and waits until the broker
+// has heard it: the body is removed then, and a task that comes back without its
+// body would be dead-lettered although it was done.
+func (l *lane) ackHeard(d *delivery) bool {
+	return l.insist(d, "acknowledge a task", tryLimit, func(ctx context.Context) error {
+		_, err := l.w.nc.RequestWithContext(ctx, d.msg.Reply, nil)
+		return err
+	})
 }
 
 // move publishes the task to where it goes on, sees that it is stored, and only

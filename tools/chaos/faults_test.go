@@ -29,6 +29,8 @@ type faultKind struct {
 	weight int
 	ready  func(*fleet, *rand.Rand) *victim // nil: not now
 	lasts  func(*fleet, *rand.Rand) time.Duration
+
+	cluster bool // it takes more than one broker
 }
 
 // victim is what a fault is about to fall on.
@@ -58,18 +60,18 @@ func either(a, b func(*fleet, *rand.Rand) time.Duration) func(*fleet, *rand.Rand
 
 // Faults, and how often each is drawn beside the others.
 var faultKinds = []faultKind{
-	{chaos.KillWorker, 4, onWorker((*fleet).killWorker), between(0.05, 0.5)},
-	{chaos.StopWorker, 4, onWorker((*fleet).stopWorker), either(between(0.1, 0.5), between(1.2, 2))},
-	{chaos.TermWorker, 2, onWorker((*fleet).termWorker), between(0, 0)},
-	{chaos.CutWorker, 2, onWorker((*fleet).cutWorker), either(between(0.1, 0.5), between(1.2, 2))},
-	{chaos.HoleWorker, 2, onWorker((*fleet).holeWorker), either(between(0.1, 0.5), between(1.2, 2))},
-	{chaos.CutPublish, 1, (*fleet).cutPublish, between(0.1, 1)},
-	{chaos.KillBroker, 3, onBroker((*fleet).killBroker), between(0.1, 0.8)},
-	{chaos.StopBroker, 2, onBroker((*fleet).stopBroker), between(0.1, 0.8)},
-	{chaos.CutRoutes, 2, onCluster((*fleet).cutRoutes), between(0.2, 0.8)},
-	{chaos.HoleRoutes, 2, onCluster((*fleet).holeRoutes), between(0.2, 0.8)},
-	{chaos.RefuseDead, 1, (*fleet).refuseDead, between(0.5, 1.5)},
-	{chaos.RefuseRetry, 1, (*fleet).refuseRetry, between(0.5, 1.5)},
+	{chaos.KillWorker, 4, onWorker((*fleet).killWorker), between(0.05, 0.5), false},
+	{chaos.StopWorker, 4, onWorker((*fleet).stopWorker), either(between(0.1, 0.5), between(1.2, 2)), false},
+	{chaos.TermWorker, 2, onWorker((*fleet).termWorker), between(0, 0), false},
+	{chaos.CutWorker, 2, onWorker((*fleet).cutWorker), either(between(0.1, 0.5), between(1.2, 2)), false},
+	{chaos.HoleWorker, 2, onWorker((*fleet).holeWorker), either(between(0.1, 0.5), between(1.2, 2)), false},
+	{chaos.CutPublish, 1, (*fleet).cutPublish, between(0.1, 1), false},
+	{chaos.KillBroker, 3, onBroker((*fleet).killBroker), between(0.1, 0.8), false},
+	{chaos.StopBroker, 2, onBroker((*fleet).stopBroker), between(0.1, 0.8), false},
+	{chaos.CutRoutes, 2, onCluster((*fleet).cutRoutes), between(0.2, 0.8), true},
+	{chaos.HoleRoutes, 2, onCluster((*fleet).holeRoutes), between(0.2, 0.8), true},
+	{chaos.RefuseDead, 1, (*fleet).refuseDead, between(0.5, 1.5), false},
+	{chaos.RefuseRetry, 1, (*fleet).refuseRetry, between(0.5, 1.5), false},
 }
 
 func onWorker(make func(*fleet, *member) *victim) func(*fleet, *rand.Rand) *victim {
@@ -136,7 +138,7 @@ func (f *fleet) cutPublish(rng *rand.Rand) *victim {
 // onBroker draws a broker, when all are whole: two must be left of three.
 func onBroker(make func(*fleet, int) *victim) func(*fleet, *rand.Rand) *victim {
 	return func(f *fleet, rng *rand.Rand) *victim {
-		if slices.ContainsFunc(f.open, func(a *active) bool { return a.target[:6] == "broker" || a.target == task.DeadStream || a.target == task.RetryStream }) {
+		if f.brokerBusy() || f.busy(task.DeadStream) || f.busy(task.RetryStream) {
 			return nil
 		}
 		return make(f, f.drawBroker(rng))
@@ -262,19 +264,34 @@ func (f *fleet) brokerBusy() bool {
 	return false
 }
 
-// draw picks a kind of fault and a victim, or nil when what it picked cannot be now.
+// draw takes the next kind of fault from the deck, and a victim of it, or nil when
+// that cannot be now: then the kind goes back under the deck.
 func (f *fleet) draw(rng *rand.Rand) (string, *victim, time.Duration) {
-	total := 0
-	for _, k := range faultKinds {
-		total += k.weight
+	if len(f.deck) == 0 {
+		f.deck = deck(rng)
 	}
-	at := rng.IntN(total)
+	k := f.deck[0]
+	f.deck = f.deck[1:]
+	v := k.ready(f, rng)
+	if v == nil && (f.cluster != nil || !k.cluster) {
+		f.deck = append(f.deck, k)
+	}
+	return k.name, v, k.lasts(f, rng)
+}
+
+// deck is every kind as often as its weight says, shuffled, and each once first:
+// a short run shall meet them all.
+func deck(rng *rand.Rand) []faultKind {
+	first := slices.Clone(faultKinds)
+	rng.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
+	var rest []faultKind
 	for _, k := range faultKinds {
-		if at -= k.weight; at < 0 {
-			return k.name, k.ready(f, rng), k.lasts(f, rng)
+		for range k.weight - 1 {
+			rest = append(rest, k)
 		}
 	}
-	return "", nil, 0
+	rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+	return append(first, rest...)
 }
 
 // begin makes a fault: it is in the ledger before it is felt.

@@ -34,6 +34,7 @@ type fleet struct {
 	exits   sync.WaitGroup
 	faults  int
 	open    []*active
+	deck    []faultKind
 }
 
 // member is one place for a process, which may be filled by one after the other.

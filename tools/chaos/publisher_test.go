@@ -154,10 +154,15 @@ func (s setup) deed(n int) deed {
 		d.Delay = time.Duration(200+rng.IntN(800)) * time.Millisecond
 		d.Age = 2 * d.Delay
 	case chaos.PlanLarge:
-		d.Bulk = make([]byte, 300<<10+rng.IntN(400<<10))
-		for i := range d.Bulk {
-			d.Bulk[i] = byte(rng.Uint32()) // does not compress
-		}
+		d.Bulk = incompressible(rng, 300<<10+rng.IntN(400<<10))
 	}
 	return d
+}
+
+func incompressible(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
 }

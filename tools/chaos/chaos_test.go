@@ -3,6 +3,7 @@ package chaos_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,11 @@ func (f *fleet) judge(r *chaos.Report, again string) {
 	}
 	f.tb.Log("\n" + b.String())
 	if len(r.Violations) > 0 {
+		if *chaosKeep != "" {
+			if err := os.CopyFS(*chaosKeep, os.DirFS(f.dir)); err != nil {
+				f.tb.Error(err)
+			}
+		}
 		f.tb.Errorf("%d promises were not kept; once more: %s", len(r.Violations), again)
 	}
 }
@@ -96,4 +102,3 @@ func sum(m map[string]int) (n int) {
 	}
 	return n
 }
-

@@ -22,6 +22,7 @@ import (
 // that ends. It is safe for concurrent use.
 type Writer struct {
 	proc string
+	ppid int // when it began: a process whose parent has ended has another
 	mu   sync.Mutex
 	f    *os.File
 }
@@ -33,7 +34,7 @@ func Open(dir, proc string) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	return &Writer{proc: proc, f: f}, nil
+	return &Writer{proc: proc, ppid: os.Getppid(), f: f}, nil
 }
 
 // Write stamps e with the time and, where it names none, with this process, and
@@ -45,7 +46,7 @@ func (w *Writer) Write(e Event) error {
 	}
 	e.Wall = cmp.Or(e.Wall, time.Now().UnixNano())
 	if e.Proc == "" {
-		e.Proc, e.PID, e.PPID = w.proc, os.Getpid(), os.Getppid()
+		e.Proc, e.PID, e.PPID = w.proc, os.Getpid(), w.ppid
 	}
 	line, err := json.Marshal(&e)
 	if err != nil {

@@ -18,7 +18,7 @@ func (c *checker) letter(s *story, l *Event) {
 	for _, r := range s.runs {
 		// The letter's time is the broker's wall clock; a start before it is stored
 		// and written to the ledger after it is not more than a second late.
-		if r.Start > l.Mono+int64(time.Second) && !c.wasStopped(r) {
+		if r.Start > l.Mono+int64(time.Second) && !c.wasStopped(r) && !c.forked(s, r) {
 			c.fail(RanAfterDeath, s.id, "%s ran it at %v, and its dead letter was stored at %v", r.Proc, c.since(r.Start), c.since(l.Mono))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 var (
 	chaosFor     = flag.Duration("chaos.for", 0, "how long faults are made; 0 means 20 faults")
 	chaosSeed    = flag.Uint64("chaos.seed", 0, "seed of tasks and faults; 0 means a new one")
+	chaosKeep    = flag.String("chaos.keep", "", "folder that the ledger of a failed run is copied to")
 	chaosBrokers = flag.Int("chaos.brokers", 1, "brokers: 1 or 3")
 )
 
@@ -21,4 +22,3 @@ var roles = map[string]func() int{}
 func TestMain(m *testing.M) {
 	natstest.Main(m, roles)
 }
-

@@ -210,7 +210,7 @@ func (r *Report) story(b *strings.Builder, id string) {
 		}
 	}
 	for i := range r.ledger.Events {
-		if e := &r.ledger.Events[i]; (e.What == Begin || e.What == Over || e.What == Exit) && e.Mono >= from && e.Mono <= to {
+		if e := &r.ledger.Events[i]; (e.What == Begin || e.What == Over || e.What == Up || e.What == Exit) && e.Mono >= from && e.Mono <= to {
 			own = append(own, *e)
 		}
 	}
@@ -227,8 +227,10 @@ func (e *Event) detail() string {
 		return fmt.Sprintf("%d %s %s", e.Fault, e.Name, e.Target)
 	case Exit:
 		return fmt.Sprintf("pid %d, code %d", e.PID, e.Code)
+	case Up:
+		return fmt.Sprintf("pid %d", e.PID)
 	case Start:
-		return fmt.Sprintf("pid %d, attempt %d", e.PID, e.Attempt+1)
+		return fmt.Sprintf("pid %d of %d, attempt %d", e.PID, e.PPID, e.Attempt+1)
 	case End:
 		return fmt.Sprintf("pid %d, %s %s", e.PID, e.Verdict, e.Text)
 	case Timer:

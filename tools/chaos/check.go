@@ -158,20 +158,43 @@ func (c *checker) permits(s *story, r *Run) []permit {
 // runs holds that every run had a right to be, or is explained by a fault.
 func (c *checker) runs(s *story) {
 	open := []permit{{from: s.intended}}
+	used := map[int]permit{} // what could have been of either attempt, by the run that used it
 	for i, r := range s.runs {
-		n := slices.IndexFunc(open, func(p permit) bool {
+		right := func(p permit) bool {
 			return p.from <= r.Start && (p.attempt == r.Attempt || p.either && p.attempt+1 == r.Attempt)
-		})
-		if n >= 0 {
+		}
+		n := slices.IndexFunc(open, func(p permit) bool { return right(p) && !p.either })
+		if n < 0 {
+			n = slices.IndexFunc(open, right)
+		}
+		switch {
+		case n >= 0:
+			if open[n].either && open[n].attempt == r.Attempt {
+				used[i] = open[n]
+			}
 			open = slices.Delete(open, n, n+1)
-		} else {
-			c.extraRun(s, r, s.runs[:i])
+		default:
+			c.withoutRight(s, i, used)
 		}
 		open = append(open, c.permits(s, r)...)
 		if r.Attempt >= c.limits.Attempts {
 			c.fail(OverAttempts, s.id, "it ran as attempt %d of %d", r.Attempt+1, c.limits.Attempts)
 		}
 	}
+}
+
+// withoutRight judges run i of s, for which no permit is left. If an earlier run
+// used one that could have been for this attempt, it is that one that had none.
+func (c *checker) withoutRight(s *story, i int, used map[int]permit) {
+	r := s.runs[i]
+	for n := range i {
+		if p, ok := used[n]; ok && p.attempt+1 == r.Attempt && p.from <= r.Start {
+			delete(used, n)
+			i = n
+			break
+		}
+	}
+	c.extraRun(s, s.runs[i], s.runs[:i])
 }
 
 // extraRun looks for the fault that explains a run without a right. It must have

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ const noEnd = -1
 // run is one run of task t in a worker's process, until its end or for ever.
 func (l *tale) run(attempt, pid int, from, to int64, verdict string) {
 	l.runs++
-	run, proc := fmt.Sprint(l.runs), fmt.Sprint("worker-", pid)
+	run, proc := strconv.Itoa(l.runs), fmt.Sprint("worker-", pid)
 	l.at(from, chaos.Event{What: chaos.Start, Run: run, ID: "t", Attempt: attempt, Proc: proc, PID: pid})
 	if to != noEnd {
 		l.at(to, chaos.Event{What: chaos.End, Run: run, Proc: proc, PID: pid, Verdict: verdict})

@@ -74,7 +74,7 @@ var faultKinds = []faultKind{
 	{chaos.RefuseRetry, 1, (*fleet).refuseRetry, between(0.5, 1.5), false},
 }
 
-func onWorker(make func(*fleet, *member) *victim) func(*fleet, *rand.Rand) *victim {
+func onWorker(strike func(*fleet, *member) *victim) func(*fleet, *rand.Rand) *victim {
 	return func(f *fleet, rng *rand.Rand) *victim {
 		m := f.workers[rng.IntN(len(f.workers))]
 		whole := 0
@@ -91,7 +91,7 @@ func onWorker(make func(*fleet, *member) *victim) func(*fleet, *rand.Rand) *vict
 		if m.away || f.busy(m.name) || whole < 2 { // one is left to work
 			return nil
 		}
-		return make(f, m)
+		return strike(f, m)
 	}
 }
 
@@ -136,21 +136,21 @@ func (f *fleet) cutPublish(rng *rand.Rand) *victim {
 }
 
 // onBroker draws a broker, when all are whole: two must be left of three.
-func onBroker(make func(*fleet, int) *victim) func(*fleet, *rand.Rand) *victim {
+func onBroker(strike func(*fleet, int) *victim) func(*fleet, *rand.Rand) *victim {
 	return func(f *fleet, rng *rand.Rand) *victim {
 		if f.brokerBusy() || f.busy(task.DeadStream) || f.busy(task.RetryStream) {
 			return nil
 		}
-		return make(f, f.drawBroker(rng))
+		return strike(f, f.drawBroker(rng))
 	}
 }
 
-func onCluster(make func(*fleet, int) *victim) func(*fleet, *rand.Rand) *victim {
+func onCluster(strike func(*fleet, int) *victim) func(*fleet, *rand.Rand) *victim {
 	return func(f *fleet, rng *rand.Rand) *victim {
 		if f.cluster == nil {
 			return nil
 		}
-		return onBroker(make)(f, rng)
+		return onBroker(strike)(f, rng)
 	}
 }
 
@@ -268,7 +268,7 @@ func (f *fleet) brokerBusy() bool {
 // that cannot be now: then the kind goes back under the deck.
 func (f *fleet) draw(rng *rand.Rand) (string, *victim, time.Duration) {
 	if len(f.deck) == 0 {
-		f.deck = deck(rng)
+		f.deck = f.shuffled(rng)
 	}
 	k := f.deck[0]
 	f.deck = f.deck[1:]
@@ -279,13 +279,15 @@ func (f *fleet) draw(rng *rand.Rand) (string, *victim, time.Duration) {
 	return k.name, v, k.lasts(f, rng)
 }
 
-// deck is every kind as often as its weight says, shuffled, and each once first:
+// shuffled is every kind as often as its weight says, shuffled, and each once first:
 // a short run shall meet them all.
-func deck(rng *rand.Rand) []faultKind {
-	first := slices.Clone(faultKinds)
+func (f *fleet) shuffled(rng *rand.Rand) []faultKind {
+	first := slices.DeleteFunc(slices.Clone(faultKinds), func(k faultKind) bool {
+		return f.only != nil && !slices.Contains(f.only, k.name)
+	})
 	rng.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
 	var rest []faultKind
-	for _, k := range faultKinds {
+	for _, k := range first {
 		for range k.weight - 1 {
 			rest = append(rest, k)
 		}

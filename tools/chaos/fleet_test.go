@@ -35,6 +35,7 @@ type fleet struct {
 	faults  int
 	open    []*active
 	deck    []faultKind
+	only    []string // kinds of faults; nil for all
 }
 
 // member is one place for a process, which may be filled by one after the other.
@@ -53,7 +54,7 @@ func small(seed uint64) setup {
 		Limits: chaos.Limits{
 			Brokers: 1, AckWait: 2 * time.Second, TimeLimit: 3 * time.Second, Grace: time.Second, Attempts: 4, MaxDeliver: 3,
 		},
-		Slots: slots, Base: 200 * time.Millisecond, Drain: 2 * time.Second, Seed: seed, PerSec: 60, Work: 20 * time.Millisecond,
+		Slots: slots, Base: 200 * time.Millisecond, Drain: 2 * time.Second, Seed: seed, PerSec: 60, Work: 20 * time.Millisecond, Killers: 2,
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 var (
 	chaosFor     = flag.Duration("chaos.for", 0, "how long faults are made; 0 means 20 faults")
 	chaosSeed    = flag.Uint64("chaos.seed", 0, "seed of tasks and faults; 0 means a new one")
+	chaosRate    = flag.Int("chaos.rate", 0, "tasks published in a second; 0 means 60 on one broker, 100 on three")
+	chaosFaults  = flag.String("chaos.faults", "", "kinds of faults, separated by commas; empty means all")
 	chaosKeep    = flag.String("chaos.keep", "", "folder that the ledger of a failed run is copied to")
 	chaosBrokers = flag.Int("chaos.brokers", 1, "brokers: 1 or 3")
 )

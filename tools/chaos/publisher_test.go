@@ -113,21 +113,23 @@ func publish(ctx context.Context, ledger *chaos.Writer, c *client.Client, id str
 	return ledger.Write(e)
 }
 
-// plans are what tasks do, in how many of a thousand.
+// plans are what tasks do, in how many of ten thousand; those that kill are as
+// many times more as the setup says, because each takes its neighbours with it.
 var plans = []struct {
-	name string
-	of   int
+	name  string
+	of    int
+	kills bool
 }{
-	{chaos.PlanFail, 80},
-	{chaos.PlanHopeless, 10},
-	{chaos.PlanPanic, 20},
-	{chaos.PlanHang, 8},
-	{chaos.PlanStubborn, 2},
-	{chaos.PlanPermanent, 10},
-	{chaos.PlanPutOff, 40},
-	{chaos.PlanStumble, 3},
-	{chaos.PlanPoison, 2},
-	{chaos.PlanLarge, 10},
+	{chaos.PlanFail, 800, false},
+	{chaos.PlanHopeless, 60, false},
+	{chaos.PlanPanic, 150, false},
+	{chaos.PlanHang, 50, false},
+	{chaos.PlanStubborn, 10, false},
+	{chaos.PlanPermanent, 60, false},
+	{chaos.PlanPutOff, 400, false},
+	{chaos.PlanLarge, 100, false},
+	{chaos.PlanStumble, 10, true},
+	{chaos.PlanPoison, 5, true},
 }
 
 // deed is task n.
@@ -137,15 +139,16 @@ func (s setup) deed(n int) deed {
 	if rng.IntN(50) == 0 {
 		d.Work = s.TimeLimit / 2 // some take long: they are what a kill finds at work
 	}
-	at := rng.IntN(1000)
+	at := rng.IntN(10000)
 	for _, p := range plans {
-		if at -= p.of; at < 0 {
+		of := p.of
+		if p.kills {
+			of *= s.Killers
+		}
+		if at -= of; at < 0 {
 			d.Plan = p.name
 			break
 		}
-	}
-	if s.OneKind != "" {
-		d.Plan = s.OneKind
 	}
 	switch d.Plan {
 	case chaos.PlanFail:

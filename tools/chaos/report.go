@@ -120,23 +120,45 @@ func longestGap(ends []int64, from, to int64) time.Duration {
 	return time.Duration(longest)
 }
 
-// Rate1s returns how many tasks were done, and how many were published, in each
-// second from the first publish on.
-func (r *Report) Rate1s() (done, stored []int) {
+// Rates are tasks done in a second around the faults of one kind: in the ten
+// seconds before, while it lasts, and in the ten seconds after.
+type Rates struct{ Before, During, After float64 }
+
+const around = 10 * time.Second
+
+// Rates returns the median rates around the faults of a kind that began and were
+// over while tasks were published; the zero value when there were none.
+func (r *Report) Rates(kind string) Rates {
 	h := r.history
-	if len(h.stored) == 0 || len(h.ends) == 0 {
-		return nil, nil
-	}
-	bins := func(at []int64) []int {
-		out := make([]int, 1+max(0, h.last-h.stored[0])/int64(time.Second))
-		for _, t := range at {
-			if n := (t - h.stored[0]) / int64(time.Second); n >= 0 && int(n) < len(out) {
-				out[n]++
-			}
+	var before, during, after []float64
+	for i := range h.faults {
+		f := &h.faults[i]
+		if f.name != kind || len(h.stored) == 0 || f.over+int64(around) > h.stored[len(h.stored)-1] {
+			continue
 		}
-		return out
+		before = append(before, rate(h.ends, f.begin-int64(around), f.begin))
+		during = append(during, rate(h.ends, f.begin, f.over))
+		after = append(after, rate(h.ends, f.over, f.over+int64(around)))
 	}
-	return bins(h.ends), bins(h.stored)
+	return Rates{median(before), median(during), median(after)}
+}
+
+func rate(at []int64, from, to int64) float64 {
+	n := 0
+	for _, t := range at {
+		if from <= t && t < to {
+			n++
+		}
+	}
+	return float64(n) / max(time.Duration(to-from).Seconds(), 1e-3)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
 }
 
 // Has reports whether a violation of this kind was found.
@@ -185,6 +207,9 @@ func (r *Report) figures(b *strings.Builder) {
 	for _, name := range slices.Sorted(maps.Keys(r.Stalls)) {
 		s := slices.Sorted(slices.Values(r.Stalls[name]))
 		row("  "+name, "median %v, longest %v", s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond))
+	}
+	if v := r.Rates(KillBroker); v.Before > 0 {
+		row("broker killed", "%.0f tasks/s before, %.0f until it was back, %.0f after", v.Before, v.During, v.After)
 	}
 	if r.Torn > 0 {
 		row("torn lines", "%d", r.Torn)

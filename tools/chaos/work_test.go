@@ -46,7 +46,7 @@ type setup struct {
 	PerSec  int           // tasks that the publisher publishes
 	Work    time.Duration // a task takes at most twice that
 	For     time.Duration // how long the publisher publishes; 0: until it is told to end
-	OneKind string        // of plan; "" for all
+	Killers int           // how many times the tasks that kill their process are to be more
 }
 
 func readSetup() (s setup, err error) {

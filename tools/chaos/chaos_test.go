@@ -30,9 +30,9 @@ func TestChaos(t *testing.T) {
 		s = large(seed)
 		gap = 6 * time.Second
 	}
-	s.PerSec = cmp.Or(*chaosRate, s.PerSec)
-	again := fmt.Sprintf("go test ./tools/chaos -run 'TestChaos$' -chaos.for %v -chaos.seed %d -chaos.brokers %d -chaos.rate %d -chaos.faults %q -v",
-		*chaosFor, seed, s.Brokers, s.PerSec, *chaosFaults)
+	s.PerSec, gap = cmp.Or(*chaosRate, s.PerSec), cmp.Or(*chaosGap, gap)
+	again := fmt.Sprintf("go test ./tools/chaos -run 'TestChaos$' -chaos.for %v -chaos.seed %d -chaos.brokers %d -chaos.rate %d -chaos.faults %q -chaos.gap %v -v",
+		*chaosFor, seed, s.Brokers, s.PerSec, *chaosFaults, gap)
 	t.Logf("seed %d; once more: %s", seed, again)
 
 	f := newFleet(t, s)

@@ -2,8 +2,12 @@ package chaos_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -107,9 +111,36 @@ func (f *fleet) stopWorker(m *member) *victim {
 	p := m.proc
 	return &victim{
 		target: m.name, pid: p.PID(),
-		begin: func() { _ = syscall.Kill(p.PID(), syscall.SIGSTOP) },
+		begin: func() { f.freeze(p.PID()) },
 		mend:  func() { _ = syscall.Kill(p.PID(), syscall.SIGCONT) }, // a task may have killed it
 	}
+}
+
+// freeze stops a process and returns when all its threads stand still: the signal
+// only asks for that.
+func (f *fleet) freeze(pid int) {
+	f.tb.Helper()
+	_ = syscall.Kill(pid, syscall.SIGSTOP) // a task may have killed it
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		if !slices.ContainsFunc(threads, runs) {
+			return
+		}
+	}
+	f.tb.Errorf("process %d does not stop", pid)
+}
+
+// runs reports whether a thread, by its stat file, is neither stopped nor gone.
+func runs(stat string) bool {
+	b, err := os.ReadFile(stat)
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(b), ") ") // after the name, which is in brackets
+	return state != "" && !strings.ContainsAny(state[:1], "TtZX")
 }
 
 func (f *fleet) termWorker(m *member) *victim {
@@ -185,7 +216,7 @@ func (f *fleet) stopBroker(i int) *victim {
 	b := f.nodes[i]
 	return &victim{
 		target: brokerName(i), pid: b.PID(),
-		begin: func() { b.Signal(syscall.SIGSTOP) },
+		begin: func() { f.freeze(b.PID()) },
 		mend:  func() { b.Signal(syscall.SIGCONT); f.whole() },
 	}
 }

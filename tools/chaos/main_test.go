@@ -13,6 +13,7 @@ var (
 	chaosSeed    = flag.Uint64("chaos.seed", 0, "seed of tasks and faults; 0 means a new one")
 	chaosRate    = flag.Int("chaos.rate", 0, "tasks published in a second; 0 means 60 on one broker, 100 on three")
 	chaosFaults  = flag.String("chaos.faults", "", "kinds of faults, separated by commas; empty means all")
+	chaosGap     = flag.Duration("chaos.gap", 0, "between two faults on average; 0 means 1.5s on one broker, 6s on three")
 	chaosKeep    = flag.String("chaos.keep", "", "folder that the ledger of a failed run is copied to")
 	chaosBrokers = flag.Int("chaos.brokers", 1, "brokers: 1 or 3")
 )

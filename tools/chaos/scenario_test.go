@@ -104,9 +104,28 @@ func (f *fleet) until(what string, ok func(*chaos.Event) bool) {
 			}
 		}
 		if time.Now().After(deadline) {
-			f.tb.Fatalf("not within 20s: %s", what)
+			f.tb.Fatalf("not within 20s: %s\n%s", what, f.state(l))
 		}
 	}
+}
+
+// state is what is known of the fleet when it does not do what it should.
+func (f *fleet) state(l *chaos.Ledger) string {
+	var b strings.Builder
+	for _, e := range l.Events[max(0, len(l.Events)-30):] {
+		fmt.Fprintf(&b, "%v %s %s %d %s %s\n", time.Duration(e.Mono), e.Proc, e.What, e.PID, e.ID, e.Verdict)
+	}
+	for stream, durable := range map[string]string{task.Default.Stream(): service, task.RetryStream: task.Default.RetryConsumer(service)} {
+		c, err := f.js.Consumer(f.tb.Context(), stream, durable)
+		if err != nil {
+			fmt.Fprintf(&b, "%s: %v\n", durable, err)
+			continue
+		}
+		i := c.CachedInfo()
+		fmt.Fprintf(&b, "%s: %d pending, %d unacknowledged, %d delivered again, %d wait for tasks\n",
+			durable, i.NumPending, i.NumAckPending, i.NumRedelivered, i.NumWaiting)
+	}
+	return b.String()
 }
 
 // happened is until of one kind of event of one task, in any process or one.

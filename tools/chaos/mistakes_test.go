@@ -65,8 +65,8 @@ var edits = []edit{
 		switch`,
 	},
 	{
-		"shared/worker/settle.go", `	if v.outcome == done {
-		l.forget`, `	if v.outcome == done || mistaken("body removed at a move") && len(ref) > 0 {
+		"shared/worker/settle.go", `	if heard {
+		l.forget`, `	if heard || mistaken("body removed at a move") && len(ref) > 0 {
 		l.forget`,
 	},
 	{

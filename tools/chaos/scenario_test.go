@@ -33,6 +33,9 @@ var scenarios = []scenario{
 	{"poison", nil, poison},
 	{"stopped", func(s *setup) { s.TimeLimit = 10 * time.Second }, stopped},
 	{"late", nil, late},
+	{"overslept", func(s *setup) {
+		s.AckWait, s.TimeLimit, s.Grace = 8*time.Second, time.Second, 500*time.Millisecond
+	}, overslept},
 	{"unheard", nil, unheard},
 	{"drain", nil, drain},
 	{"body", nil, func(f *fleet) {
@@ -204,6 +207,19 @@ func stopped(f *fleet) {
 	f.happened(chaos.Start, "task", f.worker())
 	f.mendAll()
 	f.happened(chaos.End, "task", zombie)
+}
+
+// A worker is stopped when its handlers' time is over, and their grace too: they
+// hear of it when it goes on.
+func overslept(f *fleet) {
+	w := f.worker()
+	for i := range slots {
+		f.publish(fmt.Sprint("task", i), deed{Plan: chaos.PlanStubborn})
+	}
+	f.happened(chaos.Start, fmt.Sprint("task", slots-1), w)
+	f.begin(chaos.StopWorker, f.stopWorker(w), time.Hour)
+	time.Sleep(2 * time.Second)
+	f.mendAll()
 }
 
 // A worker is stopped while it waits for tasks, and finds late what another has

@@ -27,6 +27,8 @@ type link struct {
 	ended bool
 	trip  []byte        // cut as soon as the client has sent this
 	trips chan struct{} // closed when that has happened
+	watch []byte        // what the client is to send
+	sent  chan struct{} // closed when it has
 }
 
 func newLink(tb testing.TB, urls []string) *link {
@@ -88,6 +90,14 @@ func (k *link) CutAfter(text string) <-chan struct{} {
 	defer k.mu.Unlock()
 	k.trip, k.trips = []byte(text), make(chan struct{})
 	return k.trips
+}
+
+// Sends returns a channel that is closed when the client sends text the next time.
+func (k *link) Sends(text string) <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.watch, k.sent = []byte(text), make(chan struct{})
+	return k.sent
 }
 
 func (k *link) close() {
@@ -192,6 +202,12 @@ func (k *link) pass(to io.Writer, b []byte, up bool) bool {
 	if _, err := to.Write(b); err != nil {
 		return false
 	}
+	k.mu.Lock()
+	if up && k.watch != nil && bytes.Contains(b, k.watch) {
+		k.watch = nil
+		close(k.sent)
+	}
+	k.mu.Unlock()
 	if tripped {
 		k.mu.Lock()
 		close(k.trips)

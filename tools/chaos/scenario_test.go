@@ -254,11 +254,12 @@ func unheard(f *fleet) {
 // Tasks arrive at a worker that is told to end.
 func drain(f *fleet) {
 	w := f.worker()
-	for i := range slots { // they fill its request, so that the next one is new
-		f.publish(fmt.Sprint("first", i), deed{Plan: chaos.PlanWork})
+	asks := w.link.Sends("CONSUMER.MSG.NEXT." + task.Default.Stream() + ".") // it has asked for a moment when it is told
+	select {
+	case <-asks:
+	case <-time.After(20 * time.Second):
+		f.tb.Fatal("the worker does not ask for tasks")
 	}
-	f.until("all are done", func(e *chaos.Event) bool { return e.What == chaos.End && e.Verdict == chaos.Done })
-	time.Sleep(100 * time.Millisecond)
 	w.away = true
 	f.begin(chaos.TermWorker, f.termWorker(w), time.Hour)
 	time.Sleep(50 * time.Millisecond)

@@ -231,7 +231,7 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	defer d.ctx.end(context.Canceled)
 
 	l.mu.Lock()
-	if d.lost { // while it was prepared
+	if !l.lapse(d, start) { // while it was prepared, or on its way
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}

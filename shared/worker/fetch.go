@@ -16,6 +16,7 @@ const (
 	pullExpiry    = 2 * time.Second // so a drain waits for at most that, and a lost pull heals
 	pullHeartbeat = time.Second     // the broker allows at most half the expiry
 	pullLost      = pullExpiry + pullHeartbeat/2
+	pullSilent    = pullHeartbeat + pullHeartbeat/2
 	pullPause     = 250 * time.Millisecond // after a refusal
 	maxAhead      = 256
 	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
@@ -33,6 +34,9 @@ type pull struct {
 	serial    uint64    // of the last request, the last token of its reply subject
 	left      int       // deliveries it may still bring; 0 when it is not outstanding
 	heard     time.Time // when it was sent, or last brought anything
+	doubt     time.Time // what arrives may have been handed out at any time since then; zero: just now
+	mark      string    // the reply subject of the question whose answer ends the doubt
+	marked    time.Time // when it was asked
 	notBefore time.Time // do not send the next one sooner
 }
 
@@ -96,13 +100,18 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.answered(p, m, now)
 		return
 	}
-	d := &delivery{msg: m, confirmed: now, extended: now}
+	d := &delivery{msg: m}
 	if !d.readReply() {
 		l.report("read a delivery", fmt.Errorf("%q is not the reply subject of a JetStream message", m.Reply)) // nothing to settle
 		return
 	}
 	l.mu.Lock()
-	p.heard = now
+	p.listen(now)
+	d.confirmed = now
+	if !p.doubt.IsZero() {
+		d.confirmed = p.doubt
+	}
+	d.extended = d.confirmed
 	delete(l.trouble, pulling)
 	if p.left > 0 {
 		p.left--
@@ -119,11 +128,14 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 	status, text := m.Header.Get("Status"), m.Header.Get("Description")
 	l.mu.Lock()
+	if m.Subject == p.mark { // whatever was on its way before it has arrived
+		p.doubt, p.mark = time.Time{}, ""
+	}
 	if m.Subject != p.inbox+strconv.FormatUint(p.serial, 10) || p.left == 0 { // of an earlier request
 		l.mu.Unlock()
 		return
 	}
-	p.heard = now
+	p.listen(now)
 	if status == "100" { // idle heartbeat
 		l.mu.Unlock()
 		return
@@ -181,6 +193,39 @@ func (d *delivery) readReply() bool {
 	return true
 }
 
+// listen notes that p is heard of. When that was due long before, this process or
+// its connection has stood still: what arrives now may have been handed out
+// meanwhile, and after ack-wait to another worker, so its lease runs from when p
+// was last heard of. lane.mu is held.
+func (p *pull) listen(now time.Time) {
+	if p.left > 0 && p.doubt.IsZero() && now.Sub(p.heard) > pullSilent {
+		p.doubt = p.heard
+	}
+	p.heard = now
+}
+
+// marks returns the reply subjects of the questions that are to be asked now to end
+// a doubt: their answers come after all that is on its way. l.mu is held.
+func (l *lane) marks(now time.Time) (due []string) {
+	for i := range l.pulls {
+		p := &l.pulls[i]
+		if p.doubt.IsZero() || p.mark != "" && now.Sub(p.marked) < pullHeartbeat {
+			continue
+		}
+		if p.mark == "" {
+			l.serial++
+			p.mark = p.inbox + "mark" + strconv.FormatUint(l.serial, 10)
+		}
+		p.marked = now
+		due = append(due, p.mark)
+	}
+	return due
+}
+
+func (l *lane) ask(mark string) {
+	_ = l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+l.durable), mark, nil) // not connected: the keeper asks again
+}
+
 const pulling = "pull tasks"
 
 // checkPulls gives up pulls that the broker has forgotten, as it does when the
@@ -188,6 +233,7 @@ const pulling = "pull tasks"
 func (l *lane) checkPulls(now time.Time) {
 	for i := range l.pulls {
 		if p := &l.pulls[i]; p.left > 0 && now.Sub(p.heard) > pullLost {
+			p.listen(now)
 			p.left = 0
 			l.trouble[pulling] = errors.New("the broker does not answer")
 			l.checkQuiet()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -163,31 +164,34 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.….<pending>[.<token>]
 func (d *delivery) readReply() bool {
-	var dots [12]int
-	n := 0
-	for i := range len(d.msg.Reply) {
-		if d.msg.Reply[i] == '.' {
-			if n == len(dots) {
-				return false
-			}
-			dots[n] = i
-			n++
-		}
-	}
-	first := 3 // the dot before <delivered>
-	if n >= 10 {
-		first = 5
-	}
-	if n != 8 && n < 10 {
+	reply := d.msg.Reply
+	n := strings.Count(reply, ".")
+	if n != 8 && (n < 10 || n > 11) {
 		return false
+	}
+	skip := 4 // tokens before <delivered>
+	if n >= 10 {
+		skip = 6
+	}
+	for range skip {
+		reply = reply[strings.IndexByte(reply, '.')+1:]
 	}
 	var fields [4]int64
 	for i := range fields {
-		v, err := strconv.ParseInt(d.msg.Reply[dots[first+i]+1:dots[first+i+1]], 10, 64)
-		if err != nil || v < 0 {
+		digits := strings.IndexByte(reply, '.')
+		if digits < 1 || digits > 19 {
 			return false
 		}
-		fields[i] = v
+		for _, c := range []byte(reply[:digits]) {
+			if c < '0' || c > '9' {
+				return false
+			}
+			fields[i] = fields[i]*10 + int64(c-'0')
+		}
+		if fields[i] < 0 { // more than an int64 holds
+			return false
+		}
+		reply = reply[digits+1:]
 	}
 	d.delivered, d.sequence, d.storedAt = int(fields[0]), uint64(fields[1]), fields[3]
 	return true

@@ -119,9 +119,12 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.checkQuiet()
 	}
 	l.held.add(d)
+	if l.next == nil {
+		l.next = d
+	}
+	l.wake()
 	next, n := l.want(now)
 	l.mu.Unlock()
-	l.queue <- d
 	l.request(next, n, now)
 }
 

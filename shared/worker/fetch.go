@@ -45,35 +45,43 @@ type pull struct {
 // are sure to start soon.
 func (l *lane) pull(now time.Time) {
 	l.mu.Lock()
-	p, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(p, n, now)
+	l.request(next, now)
+}
+
+// demand is what is to be asked for; without a pull it is nothing.
+type demand struct {
+	pull   *pull
+	serial uint64 // of pull when it was made
+	n      int
 }
 
 // want picks the request to send, if one is due, and counts it as sent. l.mu is
 // held. A request for few is held back while another is outstanding, because each
 // costs the broker about as much as a delivery.
-func (l *lane) want(now time.Time) (*pull, int) {
+func (l *lane) want(now time.Time) demand {
 	if l.draining.Load() {
-		return nil, 0
+		return demand{}
 	}
 	target := l.slots - l.leaked + l.pace.ahead
 	outstanding := l.pulls[0].left + l.pulls[1].left
 	n := target - l.held.n - outstanding
 	if n <= 0 || outstanding > 0 && n < target/2 {
-		return nil, 0
+		return demand{}
 	}
 	for i := range l.pulls {
 		if p := &l.pulls[i]; p.left == 0 && !now.Before(p.notBefore) {
 			p.left, p.heard = n, now
 			p.serial++
-			return p, n
+			return demand{p, p.serial, n}
 		}
 	}
-	return nil, 0
+	return demand{}
 }
 
-func (l *lane) request(p *pull, n int, now time.Time) {
+func (l *lane) request(r demand, now time.Time) {
+	p := r.pull
 	if p == nil {
 		return
 	}
@@ -83,12 +91,15 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	req = append(req, `,"idle_heartbeat":`...)
 	req = strconv.AppendInt(req, int64(pullHeartbeat), 10)
 	req = append(req, `,"batch":`...)
-	req = strconv.AppendInt(req, int64(n), 10)
+	req = strconv.AppendInt(req, int64(r.n), 10)
 	req = append(req, '}')
-	reply := p.inbox + strconv.FormatUint(p.serial, 10)
+	reply := p.inbox + strconv.FormatUint(r.serial, 10)
 	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
 		l.mu.Lock()
-		p.left, p.notBefore = 0, now.Add(pullPause) // not connected: the keeper tries again
+		if p.serial == r.serial {
+			p.left = 0
+		}
+		p.notBefore = now.Add(pullPause) // not connected: the keeper tries again
 		l.checkQuiet()
 		l.mu.Unlock()
 	}
@@ -123,9 +134,9 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.next = d
 	}
 	l.wake()
-	next, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(next, n, now)
+	l.request(next, now)
 }
 
 // answered handles the status that ends a pull, or keeps it alive.
@@ -155,9 +166,9 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 			l.trouble[pulling] = fmt.Errorf("%w in %s, or it has no leader now", ErrNotBound, l.stream)
 		}
 	}
-	next, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(next, n, now)
+	l.request(next, now)
 }
 
 // readReply reads what the reply subject says of a delivery: how often it was

@@ -69,10 +69,10 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		l.served = now
 	}
 	away := now.Sub(l.served) > awayLimit
-	next, n := l.want(now)
+	next := l.want(now)
 	marks := l.marks(now)
 	l.mu.Unlock()
-	l.request(next, n, now)
+	l.request(next, now)
 	if away {
 		l.w.move(now)
 	}

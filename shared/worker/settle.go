@@ -84,9 +84,9 @@ func (l *lane) release(as outcome, of ...*delivery) {
 			l.pace.add(d.run.ran)
 		}
 	}
-	p, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(p, n, now)
+	l.request(next, now)
 }
 
 // acknowledge sends the acknowledgements of tasks that are done, one after the

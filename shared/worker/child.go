@@ -32,7 +32,9 @@ type assignment struct {
 	Body  []byte
 	Trace nats.Header // trace context and baggage
 	Limit time.Duration
-	Temp  string // the folder to remove if the parent dies; "" for none
+
+	Memory int64  // bytes that the child may occupy; 0: no cap
+	Temp   string // the folder to remove if the parent dies; "" for none
 }
 
 // recall follows the assignment when the parent wants the task back.

@@ -57,22 +57,23 @@ type isolation struct {
 }
 
 const (
-	minMemory   = 32 << 20 // bytes: a Go process with a connection takes about 15 MiB of it
+	minMemory   = 32 << 20 // bytes: a Go process with a connection takes a third of it
 	defaultTemp = 1 << 30  // bytes
 	minTemp     = 1 << 20  // bytes
 )
 
-// Memory caps the memory of an isolated task's process, in bytes, at least 32 MiB.
-// The cap is of what the process has mapped to write to (RLIMIT_DATA), which is
-// more than what it occupies, and includes what the service takes to start. The
-// garbage collector works harder from four fifths of it (GOMEMLIMIT). Each process
-// that the task starts has a cap of its own, of the same size. Without Memory
-// there is none. Only Linux enforces it.
+// Memory caps what an isolated task's process may occupy, in bytes, at least 32 MiB.
+// About 10 MiB of it are the service's own. The garbage collector does all it can
+// from four fifths of the cap (GOMEMLIMIT). Each process that the task starts has a
+// cap of its own, of the same size at least. In a binary that links C each thread
+// that starts during the task takes 8 MiB of it. Files that are mapped into memory
+// and memory that is shared are not counted. Without Memory there is no cap. Only
+// Linux enforces it (RLIMIT_DATA).
 func Memory(bytes int64) IsolationLimit {
 	return isolationLimit(func(i *isolation) error {
 		i.memory = bytes
 		if bytes < minMemory {
-			return fmt.Errorf("memory %d B: want at least %d (%s), to start at all", bytes, minMemory, size(minMemory))
+			return fmt.Errorf("memory %d B: want at least %d (%s)", bytes, minMemory, size(minMemory))
 		}
 		return nil
 	})

@@ -56,6 +56,11 @@ func (w *Worker) runOne(ctx context.Context) error {
 			os.Exit(1)
 		})
 	}()
+	if as.Memory > 0 {
+		if err := limitMemory(as.Memory); err != nil {
+			return fmt.Errorf("run one task: %w", err)
+		}
+	}
 	if err := json.NewEncoder(out).Encode(answer{Begun: true}); err != nil {
 		return fmt.Errorf("run one task: answer: %w", err)
 	}

@@ -140,7 +140,9 @@ func (c *child) wait() {
 // run hands the child its assignment and returns its last answer once it, and all
 // it started, has ended. That is soon after ctx is done.
 func (c *child) run(ctx context.Context, as assignment) (a answer) {
-	as.Temp = c.temp
+	if c.limits != nil {
+		as.Memory, as.Temp = c.limits.memory, c.temp
+	}
 	c.wg.Go(func() { c.watch(ctx) })
 	if err := json.NewEncoder(c.in).Encode(&as); err == nil { // or it died before it read
 		for dec := json.NewDecoder(io.LimitReader(c.answers, maxAnswer)); !a.Completed; {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,10 +116,10 @@ func TempSpace(bytes int64) IsolationLimit {
 func (i *isolation) heap() int64 { return i.memory / 5 * 4 }
 
 // warnUnenforced says which limits this system does not enforce.
-func (w *Worker) warnUnenforced() {
+func (w *Worker) warnUnenforced(ctx context.Context) {
 	for _, k := range w.kinds {
 		if i := k.isolation; i != nil && !limitsEnforced && (i.memory > 0 || i.cpu > 0) {
-			w.log.Warn("this system does not limit the memory or processor time of isolated tasks: only Linux does", //nolint:noctx,sloglint // of the start, not of a task
+			w.log.WarnContext(ctx, "this system does not limit the memory or processor time of isolated tasks: only Linux does",
 				slog.String(telemetry.TaskKind, k.name))
 		}
 	}

@@ -25,6 +25,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if worker.IsChild() && os.Getenv("DROVER_TEST_ROLE") == "" {
+		os.Exit(imageMain())
+	}
 	natstest.Main(m, map[string]func() int{"worker": workerMain, "isolated": isolatedMain, "stray": strayMain})
 }
 

@@ -31,7 +31,7 @@ func (i *isolation) limit(pid int) error {
 		if err := unix.Prlimit(pid, l.resource, nil, &have); err != nil {
 			return fmt.Errorf("ask for the limit of %s: %w", l.name, err)
 		}
-		to := min(uint64(l.max), have.Max) //nolint:gosec // not negative
+		to := min(uint64(l.max), have.Max)
 		if err := unix.Prlimit(pid, l.resource, &unix.Rlimit{Cur: to, Max: to}, nil); err != nil {
 			return fmt.Errorf("limit %s: %w", l.name, err)
 		}
@@ -57,7 +57,7 @@ func limitMemory(occupied int64) error {
 	if err := unix.Getrlimit(unix.RLIMIT_DATA, &have); err != nil {
 		return fmt.Errorf("ask for the limit of memory: %w", err)
 	}
-	to := min(uint64(occupied+unused), have.Max) //nolint:gosec // not negative
+	to := min(uint64(occupied+unused), have.Max)
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: to, Max: to}); err != nil {
 		return fmt.Errorf("limit memory: %w", err)
 	}

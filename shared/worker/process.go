@@ -48,7 +48,7 @@ func startChild(limits *isolation, of string, grace time.Duration) (*child, erro
 	if err != nil {
 		return nil, err
 	}
-	c.cmd = exec.Command(exe, os.Args[1:]...) //nolint:noctx,gosec // this program; watch ends it
+	c.cmd = exec.Command(exe, os.Args[1:]...) //nolint:noctx // watch ends it
 	c.cmd.Env = append(os.Environ(), childEnv+"=1")
 	c.cmd.Stdout, c.cmd.Stderr = os.Stderr, os.Stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -109,16 +109,16 @@ func (c *child) start() error {
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
+	var err error
+	if c.limits != nil {
+		err = c.limits.limit(c.cmd.Process.Pid) // before wait: until then its number is its own
+		c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
+	}
 	c.wg.Go(c.wait)
-	if c.limits == nil {
-		return nil
-	}
-	c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
-	if err := c.limits.limit(c.cmd.Process.Pid); err != nil {
+	if err != nil {
 		c.kill("its limits could not be set")
-		return err
 	}
-	return nil
+	return err
 }
 
 // wait ends what the process leaves behind, and then the reading of its pipes,

@@ -163,7 +163,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if IsChild() {
 		return w.runOne(ctx)
 	}
-	w.warnUnenforced()
+	w.warnUnenforced(ctx)
 	defer broker.OnDenied(w.nc, w.hear)()
 	if err := w.bind(ctx); err != nil {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)

@@ -13,15 +13,16 @@ import (
 // Isolated runs every task of this kind in a process of its own: this binary,
 // started again for that one task with the same arguments (see [IsChild]), with
 // connections of its own and the service's credentials. What the task does to
-// that process harms no other task, and a process that dies of it is a failed
-// attempt like any other: its error begins with "oom" when it reached its memory
-// cap, with "killed" when it reached another limit, and else with "died".
+// that process harms no other task, and a process that ends without a verdict is
+// a failed attempt like any other. Its error says "oom" when it reached its memory
+// cap, "killed" when it reached another limit, and else "died".
 //
 // Without limits it guards against crashes and against a handler that does not
-// return: the process has the grace to end after the time limit, and is then
-// killed with everything that it started. Those are found by their process group
-// and, on Linux, by an environment variable: one that leaves its group and clears
-// its environment too, or that runs as another user, is not found.
+// return: its context is cancelled as in the worker's own process, and half the
+// grace later (see [Grace]) the process is killed with everything that it started.
+// Those are found by their process group and, on Linux, by an environment variable:
+// one that leaves its group and clears its environment too, or that runs as another
+// user, is not found.
 //
 // TMPDIR is a folder of the task's own, removed after it, with a limit (see
 // [TempSpace]). What the task prints goes to standard error as far as 64 KiB;

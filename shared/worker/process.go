@@ -194,7 +194,7 @@ func (c *child) recall(cause error) {
 		c.kill(cause.Error())
 		return
 	}
-	patience := c.grace / 4 * 3
+	patience := c.grace / 2
 	_ = c.in.SetWriteDeadline(time.Now().Add(patience))
 	_ = json.NewEncoder(c.in).Encode(recall{Draining: errors.Is(cause, ErrDraining)}) // it may have ended
 	timer := time.NewTimer(patience)

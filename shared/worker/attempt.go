@@ -51,8 +51,8 @@ var verdicts = [...]string{done: "done", superseded: "superseded", again: "moved
 
 const hopelessAfter = 10 // deliveries of one message after which even a child is not tried
 
-// work takes one delivery from the queue to its end.
-func (l *lane) work(s *slot, d *delivery) {
+// run takes one delivery to its end.
+func (l *lane) run(s *slot, d *delivery) {
 	st, bad := l.state(d)
 	d.task.Info = task.Info{
 		ID: st.ID, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
@@ -233,7 +233,7 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	defer d.ctx.end(context.Canceled)
 
 	l.mu.Lock()
-	if d.lost { // while it was prepared
+	if !l.lapse(d, start) { // while it was prepared, or on its way
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}

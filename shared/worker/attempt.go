@@ -163,13 +163,15 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
 	}
 	handler := k.handler
-	if deaths := d.deaths(st.Deaths); deaths >= l.class.suspectFrom() {
-		if l.kind == liveLane {
-			return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
-		}
-		if st.Deaths >= l.class.suspectFrom() {
-			deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
-		}
+	deaths := d.deaths(st.Deaths)
+	suspect := deaths >= l.class.suspectFrom()
+	if suspect && l.kind == liveLane {
+		return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
+	}
+	if suspect && st.Deaths >= l.class.suspectFrom() {
+		deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
+	}
+	if suspect || k.isolation != nil {
 		handler = l.inChild(d, deaths)
 	}
 	var err error
@@ -354,6 +356,9 @@ func (e *deathError) Error() string {
 
 // errorType is the closed set of values of error.type.
 func errorType(v verdict) string {
+	if end, ok := errors.AsType[*endError](v.err); ok {
+		return string(end.reason)
+	}
 	switch {
 	case errors.Is(v.err, ErrAbandoned):
 		return "abandoned"

@@ -25,7 +25,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	natstest.Main(m, map[string]func() int{"worker": workerMain})
+	if worker.IsChild() && os.Getenv("DROVER_TEST_ROLE") == "" {
+		os.Exit(imageMain())
+	}
+	natstest.Main(m, map[string]func() int{"worker": workerMain, "isolated": isolatedMain, "stray": strayMain})
 }
 
 // Environment of the worker process.

@@ -27,11 +27,11 @@ const (
 func (a *alerter) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := a.watchOnce(ctx)
-		if errors.Is(err, errDeposed) {
+		switch {
+		case errors.Is(err, errDeposed):
 			return err
-		}
-		if ctx.Err() != nil {
-			return nil
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // it was asked to end, and what broke off then is no news
 		}
 		if news := a.trouble.set("watch DEAD", err); news && err != nil {
 			a.log.WarnContext(ctx, "dead letters are not watched, so no alerts are raised", slog.Any("error", err))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,9 +36,6 @@ func newLetter(where string, h nats.Header, body []byte, seq uint64, at time.Tim
 	l.State, l.Problem = task.ReadState(where, h, task.Stored{Stream: task.DeadStream, Sequence: seq, Time: at})
 	if l.DiedAt.IsZero() {
 		l.DiedAt = at
-	}
-	if part := strings.Split(where, "."); l.Subject.Service == "" && len(part) == 5 {
-		l.Subject = task.Subject{Class: task.Class(part[1]), Service: part[2], Action: part[3]}
 	}
 	return l
 }

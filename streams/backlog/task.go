@@ -45,21 +45,15 @@ func TaskOf(m Message) Task {
 	var err error
 	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.StoredAt})
 	t.Problem = errors.Join(m.Problem, err)
-	part := strings.Split(m.Subject, ".")
-	switch part[0] {
-	case "tasks":
+	switch {
+	case strings.HasPrefix(m.Subject, "tasks."):
 		t.Place = Waiting
-	case "dead":
-		t.Place, part = Dead, part[1:]
-	case "retry":
-		if t.Place = Due; len(part) > 1 && part[1] == "wait" {
-			t.Place = Timer
-			t.DueAt = dueAt(m)
-		}
-		part = part[min(2, len(part)):]
-	}
-	if t.Subject.Service == "" && t.Place != Waiting && len(part) >= 3 {
-		t.Subject = task.Subject{Class: task.Class(part[0]), Service: part[1], Action: part[2]}
+	case strings.HasPrefix(m.Subject, "dead."):
+		t.Place = Dead
+	case strings.HasPrefix(m.Subject, "retry.wait."):
+		t.Place, t.DueAt = Timer, dueAt(m)
+	case strings.HasPrefix(m.Subject, "retry."):
+		t.Place = Due
 	}
 	return t
 }

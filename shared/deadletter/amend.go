@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -103,15 +104,15 @@ func (l *Letter) amended(ctx context.Context, js jetstream.JetStream, body []byt
 func isOurs(ctx context.Context, js jetstream.JetStream, l *Letter, rc client.Receipt, mark string) (bool, error) {
 	for _, place := range []struct {
 		stream string
-		req    request
+		which  stored.Which
 	}{
-		{rc.Stream, request{Sequence: rc.Sequence}},
-		{task.RetryStream, request{Last: l.Subject.Retry(l.ID)}},
-		{task.DeadStream, request{Last: l.Subject.Dead(l.ID)}},
+		{rc.Stream, stored.Which{Sequence: rc.Sequence}},
+		{task.RetryStream, stored.Which{Last: l.Subject.Retry(l.ID)}},
+		{task.DeadStream, stored.Which{Last: l.Subject.Dead(l.ID)}},
 	} {
 		var m Letter
 		err := repeat(ctx, func(ctx context.Context) (err error) {
-			m, err = askStream(ctx, js, place.stream, place.req)
+			m, err = ask(ctx, js, place.stream, place.which)
 			return err
 		})
 		switch {

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -39,15 +40,15 @@ func (f Fate) Failed() bool { return f == Retrying || f == Died }
 func FateOf(ctx context.Context, js jetstream.JetStream, l Letter, rc client.Receipt) (Fate, string, error) {
 	for _, place := range []struct {
 		stream string
-		req    request
+		which  stored.Which
 	}{
-		{rc.Stream, request{Sequence: rc.Sequence}},
-		{task.RetryStream, request{Last: l.Subject.Retry(l.ID)}},
-		{task.DeadStream, request{Last: l.Subject.Dead(l.ID)}},
+		{rc.Stream, stored.Which{Sequence: rc.Sequence}},
+		{task.RetryStream, stored.Which{Last: l.Subject.Retry(l.ID)}},
+		{task.DeadStream, stored.Which{Last: l.Subject.Dead(l.ID)}},
 	} {
 		var m Letter
 		err := repeat(ctx, func(ctx context.Context) (err error) {
-			m, err = askStream(ctx, js, place.stream, place.req)
+			m, err = ask(ctx, js, place.stream, place.which)
 			return err
 		})
 		switch {

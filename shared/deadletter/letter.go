@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -31,11 +32,14 @@ type Letter struct {
 	Problem error
 }
 
-func newLetter(where string, h nats.Header, body []byte, seq uint64, at time.Time) Letter {
-	l := Letter{Sequence: seq, StoredAt: at, Where: where, Header: h, Body: body}
-	l.State, l.Problem = task.ReadState(where, h, task.Stored{Stream: task.DeadStream, Sequence: seq, Time: at})
+func newLetter(m stored.Message) Letter {
+	l := Letter{Sequence: m.Sequence, StoredAt: m.Time, Where: m.Subject, Header: m.Header, Body: m.Data}
+	l.State, l.Problem = task.ReadState(m.Subject, m.Header, task.Stored{Stream: task.DeadStream, Sequence: m.Sequence, Time: m.Time})
+	if m.Problem != nil {
+		l.Problem = errors.Join(m.Problem, l.Problem)
+	}
 	if l.DiedAt.IsZero() {
-		l.DiedAt = at
+		l.DiedAt = m.Time
 	}
 	return l
 }

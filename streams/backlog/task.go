@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -33,17 +34,17 @@ type Task struct {
 	task.State // Subject is where it was published
 
 	Place   Place
-	DueAt   time.Time // when a Timer fires; zero for the others
-	Stored  Message   // where it is, with headers and body
-	Problem error     // what could not be read of subject and headers; nil when all could
+	DueAt   time.Time      // when a Timer fires; zero for the others
+	Stored  stored.Message // where it is, with headers and body
+	Problem error          // what could not be read of subject and headers; nil when all could
 }
 
 // TaskOf reads m. What cannot be read is in Problem; class and service then come
 // from the subject it is stored under.
-func TaskOf(m Message) Task {
+func TaskOf(m stored.Message) Task {
 	t := Task{Stored: m}
 	var err error
-	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.StoredAt})
+	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.Time})
 	t.Problem = errors.Join(m.Problem, err)
 	switch {
 	case strings.HasPrefix(m.Subject, "tasks."):
@@ -59,7 +60,7 @@ func TaskOf(m Message) Task {
 }
 
 // dueAt is when the broker's timer m fires, and zero when it does not say.
-func dueAt(m Message) time.Time {
+func dueAt(m stored.Message) time.Time {
 	at, ok := strings.CutPrefix(m.Header.Get(task.HeaderSchedule), "@at ")
 	if !ok {
 		return time.Time{}

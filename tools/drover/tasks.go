@@ -96,7 +96,7 @@ type taskState struct {
 func taskStateOf(t backlog.Task) taskState {
 	out := taskState{
 		ID: t.ID, Kind: t.Subject.Kind(), Class: t.Subject.Class, Tenant: t.Subject.Tenant, State: t.Place,
-		Attempts: t.Attempt, Deaths: t.Deaths, Generation: t.Generation, EnqueuedAt: t.EnqueuedAt.UTC(), StoredAt: t.Stored.StoredAt.UTC(),
+		Attempts: t.Attempt, Deaths: t.Deaths, Generation: t.Generation, EnqueuedAt: t.EnqueuedAt.UTC(), StoredAt: t.Stored.Time.UTC(),
 		DueAt: instant(t.DueAt), Deadline: instant(t.Deadline), Stream: t.Stored.Stream, Sequence: t.Stored.Sequence, Subject: t.Stored.Subject,
 		Size: len(t.Stored.Data), Error: t.LastError(),
 	}

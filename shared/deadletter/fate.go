@@ -59,11 +59,11 @@ func FateOf(ctx context.Context, js jetstream.JetStream, l Letter, rc client.Rec
 		case m.ID != l.ID || m.Generation != l.Generation+1:
 			continue
 		case place.stream == task.DeadStream:
-			return Died, m.lastError(), nil
+			return Died, m.LastError(), nil
 		case place.stream == task.RetryStream && m.Attempt > 0:
-			return Retrying, m.lastError(), nil
+			return Retrying, m.LastError(), nil
 		case place.stream == task.RetryStream:
-			return Delayed, m.lastError(), nil
+			return Delayed, m.LastError(), nil
 		}
 		return Waiting, "", nil
 	}

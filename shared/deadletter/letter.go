@@ -60,24 +60,13 @@ func (l *Letter) trace() trace.SpanContext {
 // [ErrNoBody] when the body is gone, and task.ErrBadBody when it is too large,
 // damaged, or no zstd.
 func (l *Letter) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
-	body := l.Body
-	if l.Ref != "" {
-		if js == nil {
-			return nil, fmt.Errorf("read body of %s: %q is in %s, and there is no connection to fetch it", l.name(), l.Ref, task.BodiesBucket)
-		}
-		var err error
-		body, err = bodies.Get(ctx, js, l.Ref)
-		if errors.Is(err, bodies.ErrNotFound) {
-			err = fmt.Errorf("%w: %w", ErrNoBody, err)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
-		}
+	if l.Ref != "" && js == nil {
+		return nil, fmt.Errorf("read body of %s: %q is in %s, and there is no connection to fetch it", l.name(), l.Ref, task.BodiesBucket)
 	}
-	if l.Encoding != task.EncodingZstd {
-		return body, nil
+	body, err := bodies.Content(ctx, js, &l.State, l.Body)
+	if errors.Is(err, bodies.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrNoBody, err)
 	}
-	body, err := task.Decompress(body, task.MaxBody)
 	if err != nil {
 		return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
 	}

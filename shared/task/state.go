@@ -176,6 +176,14 @@ func (s *State) Fail(f Failure) {
 	s.Errors = errs
 }
 
+// LastError is the text of the last failure, and "" when there is none.
+func (s *State) LastError() string {
+	if n := len(s.Errors); n > 0 {
+		return s.Errors[n-1].Error
+	}
+	return ""
+}
+
 // Header returns the headers of a move: those of h, without the ones that the
 // broker acts upon (Nats-*), and s written over them. When they would not fit the
 // broker's limit of 64 KiB, the oldest failures go first.

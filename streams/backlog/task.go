@@ -72,34 +72,28 @@ func dueAt(m stored.Message) time.Time {
 	return t
 }
 
-// Arguments decodes the body of t into a map: fetched from BODIES when it is
-// there, decompressed, and checked before anything decodes it. The error wraps
-// bodies.ErrNotFound when the body is gone, and task.ErrBadBody when it is not
-// safe to decode.
-func (t *Task) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
-	body := t.Stored.Data
-	var err error
-	if t.Ref != "" {
-		if body, err = bodies.Get(ctx, js, t.Ref); err != nil {
-			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
-		}
+// Content is the body of t as it was published: fetched from BODIES when it is
+// there, and decompressed. It has not been checked otherwise: give it to
+// task.Unmarshal. The error wraps bodies.ErrNotFound when the body is gone, and
+// task.ErrBadBody when it is damaged or too large.
+func (t *Task) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
+	body, err := bodies.Content(ctx, js, &t.State, t.Stored.Data)
+	if err != nil {
+		return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
 	}
-	if t.Encoding == task.EncodingZstd {
-		if body, err = task.Decompress(body, task.MaxBody); err != nil {
-			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
-		}
+	return body, nil
+}
+
+// Arguments decodes the body of t into a map. It returns the errors of
+// [Task.Content], and task.ErrBadBody for a body that is not safe to decode.
+func (t *Task) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
+	body, err := t.Content(ctx, js)
+	if err != nil {
+		return nil, err
 	}
 	args := map[string]any{}
 	if err := task.Unmarshal(body, &args); err != nil {
 		return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
 	}
 	return args, nil
-}
-
-// LastError is the text of the task's last failure, and "" when it has none.
-func (t *Task) LastError() string {
-	if n := len(t.Errors); n > 0 {
-		return t.Errors[n-1].Error
-	}
-	return ""
 }

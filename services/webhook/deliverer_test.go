@@ -20,12 +20,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/droverhq/drover/services/internal/secret"
 	"github.com/droverhq/drover/services/webhook"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 )
 
-func verify(tb testing.TB, r request, key webhook.Secrets) {
+func verify(tb testing.TB, r request, key secret.Text) {
 	tb.Helper()
 	w, err := standardwebhooks.NewWebhook(string(key))
 	if err != nil {

@@ -156,7 +156,7 @@ func TestNoBrokerInWhatConnects(t *testing.T) {
 	const server = "github.com/nats-io/nats-server/"
 	for _, dir := range []struct{ name, packages string }{
 		{"services", "./cmd/..."},
-		{".", "./streams ./shared/audit ./shared/bodies ./shared/broker ./shared/client ./shared/deadletter ./shared/fleet ./shared/worker"},
+		{".", "./streams ./shared/audit ./shared/bodies ./shared/broker ./shared/client ./shared/deadletter ./shared/fleet ./shared/stored ./shared/worker"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps"}, strings.Fields(dir.packages)...)...)
 		cmd.Dir, cmd.Stderr = dir.name, t.Output()

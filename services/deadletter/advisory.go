@@ -37,7 +37,7 @@ const (
 )
 
 func (r *run) advisories(ctx context.Context) (jetstream.Consumer, error) {
-	c, err := r.broker.js.Consumer(ctx, task.AdvisoryStream, consumerName)
+	c, err := r.js.Consumer(ctx, task.AdvisoryStream, consumerName)
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s/%s: %w: run `drover streams apply`", task.AdvisoryStream, consumerName, err)
 	}
@@ -165,7 +165,7 @@ func (r *run) lane(ctx context.Context, stream, consumer string) (_ streams.Cons
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	c, err := r.broker.js.Consumer(ctx, stream, consumer)
+	c, err := r.js.Consumer(ctx, stream, consumer)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		return streams.Consumer{}, false, nil

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/droverhq/drover/shared/task"
 )
 
 // Alert tells people of one kind of death. Its JSON is the data of a webhook.
@@ -108,12 +106,4 @@ func oneLine(s string) string {
 		s = strings.ToValidUTF8(s[:maxExcerpt], "") + "…"
 	}
 	return s
-}
-
-// lastError is the error that a task died of.
-func lastError(st *task.State) string {
-	if n := len(st.Errors); n > 0 {
-		return oneLine(st.Errors[n-1].Error)
-	}
-	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 	"github.com/droverhq/drover/streams"
@@ -41,8 +42,8 @@ const (
 //	                      with the same message id
 //	deleted               the next try finds nothing
 func (r *run) bury(ctx context.Context, d *death) (outcome string, err error) {
-	m, err := r.broker.at(ctx, d.lane.Stream, d.sequence)
-	if errors.Is(err, errGone) {
+	m, err := stored.Get(ctx, r.js, d.lane.Stream, stored.Which{Sequence: d.sequence})
+	if missing(err) {
 		return gone, nil // acknowledged late, moved by its worker, or buried by another process
 	}
 	if err != nil {
@@ -52,17 +53,14 @@ func (r *run) bury(ctx context.Context, d *death) (outcome string, err error) {
 	if !subjectMatches(d.lane.Config.FilterSubject, m.Subject) || !d.at.IsZero() && m.Time.After(d.at) {
 		return gone, nil
 	}
-	st := m.state()
-	if st.Subject.Service == "" { // in RETRY, and without a subject that can be read
-		st.Subject.Class, st.Subject.Service = d.lane.Class, d.lane.Service
-	}
+	st := stateOf(&m)
 	moved, err := r.moved(ctx, &st)
 	if err != nil {
 		return "", err
 	}
 	outcome = settled
 	if !moved {
-		if err := r.store(ctx, d, m, st); err != nil {
+		if err := r.store(ctx, d, &m, st); err != nil {
 			return "", err
 		}
 		outcome = copied
@@ -74,7 +72,7 @@ func (r *run) bury(ctx context.Context, d *death) (outcome string, err error) {
 	if afterCopy != nil {
 		afterCopy()
 	}
-	if err := r.broker.remove(ctx, d.lane.Stream, d.sequence); err != nil {
+	if _, err := stored.Delete(ctx, r.js, d.lane.Stream, d.sequence); err != nil && !missing(err) {
 		return "", err
 	}
 	r.log.DebugContext(ctx, "a task that the broker gave up on is moved", slog.String("outcome", outcome),
@@ -93,14 +91,14 @@ func (r *run) moved(ctx context.Context, st *task.State) (bool, error) {
 		{task.RetryStream, st.Subject.Retry(st.ID)},
 		{task.DeadStream, st.Subject.Dead(st.ID)},
 	} {
-		m, err := r.broker.last(ctx, at.stream, at.subject)
-		if errors.Is(err, errGone) {
+		m, err := stored.Get(ctx, r.js, at.stream, stored.Which{Last: at.subject})
+		if missing(err) {
 			continue
 		}
 		if err != nil {
 			return false, err
 		}
-		if other := m.state(); other.Later(st) {
+		if other := stateOf(&m); other.Later(st) {
 			return true, nil
 		}
 	}
@@ -109,18 +107,18 @@ func (r *run) moved(ctx context.Context, st *task.State) (bool, error) {
 
 // store publishes the letter and returns nil once the broker has confirmed it. It
 // is what the task's worker would have written.
-func (r *run) store(ctx context.Context, d *death, m *message, st task.State) error {
+func (r *run) store(ctx context.Context, d *death, m *stored.Message, st task.State) error {
 	now := time.Now()
 	st.Hop++
 	st.Deaths += d.deliveries
 	st.Reason = d.reason
 	st.Fail(task.Failure{Attempt: st.Attempt + 1, At: now, Error: d.text})
 	st.DiedAt = now
-	msg := &nats.Msg{Subject: st.Subject.Dead(st.ID), Data: m.Body, Header: st.Header(m.Header)}
+	msg := &nats.Msg{Subject: st.Subject.Dead(st.ID), Data: m.Data, Header: st.Header(m.Header)}
 	msg.Header[task.HeaderMsgID] = []string{st.MoveID()}
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	if _, err := r.broker.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(task.DeadStream)); err != nil {
+	if _, err := r.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(task.DeadStream)); err != nil {
 		return fmt.Errorf("store a dead letter: %w%s", err, full(err))
 	}
 	return nil

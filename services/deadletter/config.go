@@ -12,6 +12,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/droverhq/drover/services/internal/secret"
 )
 
 // Config says how often to look and whom to tell. It can be embedded in the
@@ -46,7 +48,7 @@ type Config struct {
 // Webhook is where alerts are posted. An empty URL means nowhere.
 type Webhook struct {
 	URL     string        `env:"URL" placeholder:"URL" help:"Post alerts to this URL as JSON."`
-	Secret  Secret        `env:"SECRET" placeholder:"whsec_BASE64" help:"Sign them with this secret, as Standard Webhooks does. Better set in the environment."`
+	Secret  secret.Text   `env:"SECRET" placeholder:"whsec_BASE64" help:"Sign them with this secret, as Standard Webhooks does. Better set in the environment."`
 	Timeout time.Duration `env:"TIMEOUT" default:"10s" help:"Limit for one request."`
 }
 
@@ -66,29 +68,12 @@ type Mail struct {
 	To       []string      `name:"alert-mail-to" env:"DROVER_ALERT_MAIL_TO" placeholder:"ADDRESS" help:"Mail alerts to these addresses."`
 	Addr     string        `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
 	Username string        `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
-	Password Secret        `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment."`
+	Password secret.Text   `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment."`
 	TLS      TLSMode       `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
 	CA       string        `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
 	From     string        `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender."`
 	Timeout  time.Duration `name:"smtp-timeout" env:"DROVER_SMTP_TIMEOUT" default:"5s" help:"Limit for each step with the server; a mail may take four."`
 }
-
-// Secret is a text that does not print.
-type Secret string
-
-// String returns a placeholder.
-func (s Secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "[secret]"
-}
-
-// GoString returns a placeholder.
-func (s Secret) GoString() string { return strconv.Quote(s.String()) }
-
-// MarshalText returns a placeholder.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // check fills in the defaults and makes the channels, or returns an error that
 // names every mistake.

@@ -74,7 +74,7 @@ func New(c Config) (*Watchdog, error) {
 type run struct {
 	*Watchdog
 
-	broker  leaders
+	js      jetstream.JetStream
 	fleet   *streams.Fleet
 	log     *slog.Logger
 	metrics *metrics
@@ -87,7 +87,7 @@ type run struct {
 // cannot start. ready is called once it works, with what says from then on whether
 // it can do its work. A Watchdog runs once.
 func (w *Watchdog) Run(ctx context.Context, d Deps, ready func(func() error)) error {
-	r := &run{Watchdog: w, broker: leaders{js: d.JetStream}, fleet: d.Fleet, log: d.Logger, lanes: d.Fleet.Topology().Consumers}
+	r := &run{Watchdog: w, js: d.JetStream, fleet: d.Fleet, log: d.Logger, lanes: d.Fleet.Topology().Consumers}
 	if r.log == nil {
 		r.log = slog.Default()
 	}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/stored"
 )
 
 // AfterCopy has f called between the copy of a task and the deletion of its
@@ -17,6 +19,6 @@ const MaxNew = maxNew
 // Rearm sets a timer again as the sweep does, when it is the message with this
 // sequence.
 func Rearm(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, sequence uint64) (bool, error) {
-	s := &sweeper{run: &run{broker: leaders{js: js}}}
-	return s.rearm(ctx, &message{Subject: msg.Subject, Header: msg.Header, Body: msg.Data, Sequence: sequence})
+	s := &sweeper{run: &run{js: js}}
+	return s.rearm(ctx, &stored.Message{Subject: msg.Subject, Header: msg.Header, Data: msg.Data, Sequence: sequence})
 }

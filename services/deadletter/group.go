@@ -188,7 +188,7 @@ func (a *alerter) count(g *group, l *deadletter.Letter) {
 		g.First = l.StoredAt
 	}
 	if !l.StoredAt.Before(g.Last) {
-		g.Last, g.Error = l.StoredAt, lastError(&l.State)
+		g.Last, g.Error = l.StoredAt, oneLine(l.LastError())
 		g.Example = Example{ID: oneLine(l.ID), Sequence: l.Sequence}
 		if sc := telemetry.ParseTraceparent(telemetry.Carrier(l.Header).Get("traceparent")); sc.IsValid() {
 			g.Example.Trace = sc.TraceID().String()

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -77,12 +78,12 @@ func (s *sweeper) oldBodies(ctx context.Context) (map[string]body, error) {
 	found := map[string]body{}
 	before := time.Now().Add(-s.config.OrphanAge)
 	const descriptions = "$O." + task.BodiesBucket + ".M.>"
-	err := s.broker.scan(ctx, "OBJ_"+task.BodiesBucket, descriptions, 1, func(m *message) bool {
+	err := scan(ctx, s.js, "OBJ_"+task.BodiesBucket, descriptions, 1, func(m *stored.Message) bool {
 		var info jetstream.ObjectInfo
 		if m.Time.After(before) || len(found) == maxOrphans {
 			return false
 		}
-		if json.Unmarshal(m.Body, &info) == nil && !info.Deleted && info.Name != "" {
+		if json.Unmarshal(m.Data, &info) == nil && !info.Deleted && info.Name != "" {
 			found[info.Name] = body{bytes: info.Size, at: m.Time}
 		}
 		return true
@@ -98,7 +99,7 @@ func (s *sweeper) strikeOut(ctx context.Context, found map[string]body) (complet
 		if len(found) == 0 {
 			break
 		}
-		err := s.broker.scan(ctx, stream, ">", 1, func(m *message) bool {
+		err := scan(ctx, s.js, stream, ">", 1, func(m *stored.Message) bool {
 			looked++
 			delete(found, m.Header.Get(task.HeaderRef))
 			return len(found) > 0 && looked < maxReferees
@@ -132,7 +133,7 @@ func (s *sweeper) removeOrphans(ctx context.Context, found map[string]body) erro
 		if time.Since(b.at) < s.config.OrphanRemove {
 			continue
 		}
-		if err := bodies.Remove(ctx, s.broker.js, name); err != nil {
+		if err := bodies.Remove(ctx, s.js, name); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -57,7 +58,7 @@ func (s *sweeper) straysOf(ctx context.Context, lane streams.Consumer) error {
 	}
 	limit := min(before.sequence, now.sequence) // it goes back when an operator resets the consumer
 	var found []uint64
-	err = s.broker.scan(ctx, lane.Stream, lane.Config.FilterSubject, 1, func(m *message) bool {
+	err = scan(ctx, s.js, lane.Stream, lane.Config.FilterSubject, 1, func(m *stored.Message) bool {
 		if m.Sequence > limit || len(found) == straysPerLane {
 			return false
 		}

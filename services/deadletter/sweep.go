@@ -59,7 +59,7 @@ func (s *sweeper) part(ctx context.Context, name string, f func(context.Context)
 func (s *sweeper) laneInfo(ctx context.Context, lane streams.Consumer) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	c, err := s.broker.js.Consumer(ctx, lane.Stream, lane.Config.Durable)
+	c, err := s.js.Consumer(ctx, lane.Stream, lane.Config.Durable)
 	if err != nil {
 		return nil, fmt.Errorf("read consumer %s/%s: %w", lane.Stream, lane.Config.Durable, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -28,9 +29,9 @@ const (
 // fires at once.
 func (s *sweeper) timers(ctx context.Context) error {
 	now := time.Now()
-	var overdue []*message
+	var overdue []*stored.Message
 	looked, last := 0, uint64(0)
-	err := s.broker.scan(ctx, task.RetryStream, timersFilter, s.timer, func(m *message) bool {
+	err := scan(ctx, s.js, task.RetryStream, timersFilter, s.timer, func(m *stored.Message) bool {
 		looked++
 		last = m.Sequence
 		// One that was stored just now has not had the time to fire.
@@ -76,7 +77,7 @@ func due(h nats.Header) (at time.Time, ok bool) {
 }
 
 // rearm stores a timer again if it is still there as it was read.
-func (s *sweeper) rearm(ctx context.Context, m *message) (bool, error) {
+func (s *sweeper) rearm(ctx context.Context, m *stored.Message) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
 	h := maps.Clone(m.Header)
@@ -84,7 +85,7 @@ func (s *sweeper) rearm(ctx context.Context, m *message) (bool, error) {
 		// The broker knows the id, and would drop the timer as a duplicate.
 		return name == task.HeaderMsgID || name == jetstream.MsgRollup || strings.HasPrefix(name, "Nats-Expected-")
 	})
-	_, err := s.broker.js.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: h, Data: m.Body},
+	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: h, Data: m.Data},
 		jetstream.WithExpectStream(task.RetryStream), jetstream.WithExpectLastSequencePerSubject(m.Sequence))
 	switch {
 	case conflict(err):

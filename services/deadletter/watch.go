@@ -27,11 +27,11 @@ const (
 func (a *alerter) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := a.watchOnce(ctx)
-		switch {
-		case errors.Is(err, errDeposed):
+		if errors.Is(err, errDeposed) {
 			return err
-		case ctx.Err() != nil:
-			return nil //nolint:nilerr // it was asked to end, and what broke off then is no news
+		}
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it was told to end
 		}
 		if news := a.trouble.set("watch DEAD", err); news && err != nil {
 			a.log.WarnContext(ctx, "dead letters are not watched, so no alerts are raised", slog.Any("error", err))
@@ -44,7 +44,7 @@ func (a *alerter) watch(ctx context.Context) error {
 }
 
 func (a *alerter) watchOnce(ctx context.Context) error {
-	c, err := a.broker.js.Consumer(ctx, task.DeadStream, consumerName)
+	c, err := a.js.Consumer(ctx, task.DeadStream, consumerName)
 	if err != nil {
 		return fmt.Errorf("open consumer %s/%s: %w: run `drover streams apply`", task.DeadStream, consumerName, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/droverhq/drover/services/internal/secret"
 )
 
 // TLSMode says how the connection to the SMTP server is encrypted.
@@ -27,12 +29,12 @@ const (
 // be embedded in the command line of a kong program. Addr and From are needed,
 // every other zero value means its default.
 type Config struct {
-	Addr     string   `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
-	Username string   `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
-	Password Password `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment: other users of the machine can read a command line."`
-	TLS      TLSMode  `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
-	CA       string   `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
-	From     string   `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender of mail that names none. Mail that does may use this domain only."`
+	Addr     string      `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
+	Username string      `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
+	Password secret.Text `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment: other users of the machine can read a command line."`
+	TLS      TLSMode     `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
+	CA       string      `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
+	From     string      `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender of mail that names none. Mail that does may use this domain only."`
 
 	// Timeout bounds connecting, with greeting, TLS and login, and then each
 	// reply of the server but the last. 0 means 5 s.
@@ -47,23 +49,6 @@ type Config struct {
 	// slot of class default.
 	MaxIdle int `name:"smtp-max-idle" env:"DROVER_SMTP_MAX_IDLE" default:"32" help:"How many unused connections to keep."`
 }
-
-// Password is a password that does not print.
-type Password string
-
-// String returns a placeholder.
-func (p Password) String() string {
-	if p == "" {
-		return ""
-	}
-	return "[secret]"
-}
-
-// GoString returns a placeholder.
-func (p Password) GoString() string { return strconv.Quote(p.String()) }
-
-// MarshalText returns a placeholder.
-func (p Password) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // settings is a checked Config.
 type settings struct {

@@ -14,6 +14,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/droverhq/drover/services/email"
+	"github.com/droverhq/drover/services/internal/secret"
 	"github.com/droverhq/drover/shared/retry"
 )
 
@@ -34,7 +35,7 @@ func TestTLS(t *testing.T) {
 		mode   email.TLSMode
 		ca     string
 		user   string
-		pass   email.Password
+		pass   secret.Text
 		want   string // in the error; "" for none
 	}{
 		{name: "starttls", mode: email.StartTLS, ca: ca},

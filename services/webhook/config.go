@@ -13,13 +13,17 @@ import (
 	"time"
 
 	"code.dny.dev/ssrf"
+
+	"github.com/droverhq/drover/services/internal/secret"
 )
 
 // Config says which secrets there are and where deliveries may go. It can be
 // embedded in the command line of a kong program. The zero value can deliver
 // nothing, because every delivery is signed.
 type Config struct {
-	Secrets     Secrets        `name:"webhook-secrets" env:"DROVER_WEBHOOK_SECRETS" placeholder:"NAME=WHSEC,..." help:"Secrets to sign with. A name given twice signs with both, for rotation. Better set in the environment: other users of the machine can read a command line."`
+	// Secrets are taken apart by New, not while the command line is read: kong quotes
+	// the environment in its errors.
+	Secrets     secret.Text    `name:"webhook-secrets" env:"DROVER_WEBHOOK_SECRETS" placeholder:"NAME=WHSEC,..." help:"Secrets to sign with. A name given twice signs with both, for rotation. Better set in the environment: other users of the machine can read a command line."`
 	SecretsFile string         `name:"webhook-secrets-file" env:"DROVER_WEBHOOK_SECRETS_FILE" placeholder:"FILE" help:"More secrets, one NAME=WHSEC per line; # begins a comment."`
 	Allow       []netip.Prefix `name:"webhook-allow" env:"DROVER_WEBHOOK_ALLOW" placeholder:"CIDR,..." help:"Addresses to deliver to although they are not public, such as 127.0.0.0/8 for development."`
 	Ports       []uint16       `name:"webhook-ports" env:"DROVER_WEBHOOK_PORTS" default:"443" placeholder:"PORT,..." help:"Ports to deliver to. http URLs need one that is not 443."`

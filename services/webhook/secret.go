@@ -5,30 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
-
-// Secrets is a list of NAME=whsec_..., separated by commas. It never prints what
-// it holds. It is taken apart by [New], not while the command line is read: kong
-// quotes the environment in its errors.
-type Secrets string
-
-// String returns a placeholder.
-func (s Secrets) String() string {
-	if s == "" {
-		return ""
-	}
-	return "[secret]"
-}
-
-// GoString returns a placeholder.
-func (s Secrets) GoString() string { return strconv.Quote(s.String()) }
-
-// MarshalText returns a placeholder.
-func (s Secrets) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Bounds of a secret, in bytes, as Standard Webhooks sets them.
 const (

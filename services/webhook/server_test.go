@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/services/internal/secret"
 	"github.com/droverhq/drover/services/webhook"
 	"github.com/droverhq/drover/shared/task"
 )
@@ -104,12 +105,12 @@ func portOf(tb testing.TB, raw string) uint16 {
 
 var (
 	loopback = netip.MustParsePrefix("127.0.0.0/8")
-	oldKey   = secret("old-key-old-key-old-key-")
-	newKey   = secret("new-key-new-key-new-key-")
+	oldKey   = whsec("old-key-old-key-old-key-")
+	newKey   = whsec("new-key-new-key-new-key-")
 )
 
-func secret(raw string) webhook.Secrets {
-	return webhook.Secrets("whsec_" + base64.StdEncoding.EncodeToString([]byte(raw)))
+func whsec(raw string) secret.Text {
+	return secret.Text("whsec_" + base64.StdEncoding.EncodeToString([]byte(raw)))
 }
 
 // config reaches r and nothing else.

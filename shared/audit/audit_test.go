@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/audit"
@@ -225,45 +224,16 @@ func TestRecordRefuses(t *testing.T) {
 // A denied publish is never answered, so it must not be waited for.
 func TestRecordDenied(t *testing.T) {
 	t.Parallel()
-	s, err := server.NewServer(&server.Options{
-		ServerName: t.Name(), DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		Users: []*server.User{
-			{Username: "all", Password: "all"},
-			{Username: "some", Password: "some", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"audit.>"}}}},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	trail(t, connect(t, s, "all"))
-	js := connect(t, s, "some")
+	js, admin := natstest.Restricted(t, server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"audit.>"}}})
+	trail(t, admin)
 	start := time.Now()
-	_, err = audit.Record(t.Context(), js, audit.Entry{Verb: "pause"})
+	_, err := audit.Record(t.Context(), js, audit.Entry{Verb: "pause"})
 	if !errors.Is(err, audit.ErrDenied) || !errors.Is(err, audit.ErrNotStored) {
 		t.Errorf("Record = %v, want ErrDenied", err)
 	}
 	if d := time.Since(start); d > 9*time.Second {
 		t.Errorf("Record took %v, want one try", d)
 	}
-}
-
-func connect(tb testing.TB, s *server.Server, name string) jetstream.JetStream {
-	tb.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(name, name), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return js
 }
 
 // What a stranger wrote does not fill the trail.

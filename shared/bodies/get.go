@@ -14,6 +14,23 @@ import (
 
 const maxChunks = task.MaxBody >> 10 // of one body: clients write 128 KiB in each
 
+// Content returns the body of a message as it was published: data, or what is in
+// BODIES when s has a Ref, decompressed where s says so. It is not checked
+// otherwise. It returns the errors of [Get], and one wrapping task.ErrBadBody when it
+// does not decompress to [task.MaxBody] or less.
+func Content(ctx context.Context, js jetstream.JetStream, s *task.State, data []byte) ([]byte, error) {
+	if s.Ref != "" {
+		var err error
+		if data, err = Get(ctx, js, s.Ref); err != nil {
+			return nil, err
+		}
+	}
+	if s.Encoding != task.EncodingZstd {
+		return data, nil
+	}
+	return task.Decompress(data, task.MaxBody)
+}
+
 // Get returns the body that is stored under name, as it is there: perhaps
 // compressed, and not checked. The error wraps [ErrNotFound] when there is none,
 // and task.ErrBadBody when it is larger than [task.MaxBody], damaged, or a link:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/shared/natstest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -82,15 +83,7 @@ func TestReconnect(t *testing.T) {
 
 func TestConnectErrors(t *testing.T) {
 	t.Parallel()
-	bare, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true}) // without JetStream
-	if err != nil {
-		t.Fatal(err)
-	}
-	bare.Start()
-	t.Cleanup(bare.Shutdown)
-	if !bare.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
+	bare := natstest.Serve(t, &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT}) // without JetStream
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -14,28 +14,20 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/natstest"
 )
 
 // restricted is a server whose one user may publish to these subjects, and hear
 // its own inbox.
 func restricted(t *testing.T, publish ...string) *server.Server {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	return natstest.Serve(t, &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
 		Users: []*server.User{{Username: "shop", Password: "shop", Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: publish},
 			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_shop.>"}},
 		}}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	return s
 }
 
 func TestDenied(t *testing.T) {

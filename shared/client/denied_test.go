@@ -11,46 +11,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/natstest"
 )
 
 // allowed connects as a user with only these permissions to a server that has a
 // fleet's streams.
 func allowed(t *testing.T, publish, subscribe []string, opts ...nats.Option) (restricted, admin jetstream.JetStream) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		ServerName: t.Name(), DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		Users: []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "producer", Password: "producer", Permissions: &server.Permissions{
-				Publish:   &server.SubjectPermission{Allow: publish},
-				Subscribe: &server.SubjectPermission{Allow: subscribe},
-			}},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	connect := func(user string, opts ...nats.Option) jetstream.JetStream {
-		nc, err := nats.Connect("", append(opts, nats.InProcessServer(s), nats.UserInfo(user, user))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return js
-	}
-	admin = connect("admin")
+	restricted, admin = natstest.Restricted(t, server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: publish},
+		Subscribe: &server.SubjectPermission{Allow: subscribe},
+	}, opts...)
 	fleet(t, admin)
-	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
-	return connect("producer", append(opts, quiet)...), admin
+	return restricted, admin
 }
 
 func TestProducerNeedsOnlyItsSubjectsAndInbox(t *testing.T) {

@@ -101,26 +101,12 @@ func (l *Letter) amended(ctx context.Context, js jetstream.JetStream, body []byt
 // isOurs reports whether the generation that the broker had already is the one that
 // was published under this mark: an earlier try of ours, whose answer was lost.
 func isOurs(ctx context.Context, js jetstream.JetStream, l *Letter, rc client.Receipt, mark string) (bool, error) {
-	for _, place := range []struct {
-		stream string
-		req    request
-	}{
-		{rc.Stream, request{Sequence: rc.Sequence}},
-		{task.RetryStream, request{Last: l.Subject.Retry(l.ID)}},
-		{task.DeadStream, request{Last: l.Subject.Dead(l.ID)}},
-	} {
-		var m Letter
-		err := repeat(ctx, func(ctx context.Context) (err error) {
-			m, err = askStream(ctx, js, place.stream, place.req)
-			return err
-		})
-		switch {
-		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoStream):
-		case err != nil:
-			return false, fmt.Errorf("it is redriven, but whether with this edit cannot be seen: %w", err)
-		case m.ID == l.ID && m.Generation == l.Generation+1:
-			return first(m.Header, task.HeaderEdited) == mark, nil
-		}
+	m, _, err := successor(ctx, js, l, rc)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return false, fmt.Errorf("%w: it was redriven at the same moment and has run already, perhaps without this edit", ErrNotFound)
+	case err != nil:
+		return false, fmt.Errorf("it is redriven, but whether with this edit cannot be seen: %w", err)
 	}
-	return false, fmt.Errorf("%w: it was redriven at the same moment and has run already, perhaps without this edit", ErrNotFound)
+	return first(m.Header, task.HeaderEdited) == mark, nil
 }

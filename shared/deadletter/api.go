@@ -2,21 +2,16 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
-
-// nats.go has no batched direct get, and would ask for the stream's info before
-// each get or delete, so the requests are made here.
 
 const (
 	tryLimit = 5 * time.Second // for the answer to one request
@@ -34,16 +29,25 @@ func repeat(ctx context.Context, f func(context.Context) error) error {
 			err = errNoAnswer
 		}
 		cancel()
-		if n == tries || !transient(err) || ctx.Err() != nil {
+		if !again(ctx, n, err) {
 			return err
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
+	}
+}
+
+// again waits after the nth try in a row that came to nothing, and reports whether
+// there is to be another one. It does not wait when err says that none can help.
+func again(ctx context.Context, n int, err error) bool {
+	if n == tries || !transient(err) || ctx.Err() != nil {
+		return false
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -53,36 +57,16 @@ func transient(err error) bool {
 	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return e.Code == 503 || e.Code == 408 || e.Code == 429
 	}
-	return errors.Is(err, errNoAnswer) || errors.Is(err, nats.ErrNoResponders) ||
+	return errors.Is(err, errNoAnswer) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
-// call makes one request to the leader of a stream.
-func call(ctx context.Context, js jetstream.JetStream, function, stream string, req, resp any) error {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return err
-	}
-	m, err := js.Conn().RequestWithContext(ctx, broker.API(js, function+"."+stream), body)
-	if err != nil {
-		return err
-	}
-	var failed struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &failed); err != nil {
-		return fmt.Errorf("the broker's answer: %w", err)
-	}
-	switch e := failed.Error; {
-	case e == nil:
-		return json.Unmarshal(m.Data, resp)
-	case e.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return ErrNotFound
-	case e.ErrorCode == jetstream.JSErrCodeStreamNotFound:
+// noStream is err, and [ErrNoStream] when that is what package stored means.
+func noStream(err error) error {
+	if errors.Is(err, stored.ErrNoStream) {
 		return ErrNoStream
-	default:
-		return e
 	}
+	return err
 }
 
 // At returns the letter with this sequence in DEAD, as the leader has it. It
@@ -90,7 +74,7 @@ func call(ctx context.Context, js jetstream.JetStream, function, stream string, 
 func At(ctx context.Context, js jetstream.JetStream, sequence uint64) (Letter, error) {
 	var l Letter
 	err := repeat(ctx, func(ctx context.Context) (err error) {
-		l, err = ask(ctx, js, request{Sequence: sequence})
+		l, err = ask(ctx, js, task.DeadStream, stored.Which{Sequence: sequence})
 		return err
 	})
 	if err != nil {
@@ -99,95 +83,24 @@ func At(ctx context.Context, js jetstream.JetStream, sequence uint64) (Letter, e
 	return l, nil
 }
 
-// ask gets one letter from the leader.
-func ask(ctx context.Context, js jetstream.JetStream, req request) (Letter, error) {
-	return askStream(ctx, js, task.DeadStream, req)
-}
-
-// askStream gets one message of any stream from its leader. Where it is in a class's
+// ask gets one message of any stream from its leader. Where it is in a class's
 // stream or in RETRY, State is what it says of the task, and the rest as of a letter.
-func askStream(ctx context.Context, js jetstream.JetStream, stream string, req request) (Letter, error) {
-	var resp struct {
-		Message struct {
-			Subject  string    `json:"subject"`
-			Sequence uint64    `json:"seq"`
-			Header   []byte    `json:"hdrs"`
-			Data     []byte    `json:"data"`
-			Time     time.Time `json:"time"`
-		} `json:"message"`
+func ask(ctx context.Context, js jetstream.JetStream, stream string, w stored.Which) (Letter, error) {
+	m, err := stored.Get(ctx, js, stream, w)
+	if errors.Is(err, stored.ErrGone) {
+		return Letter{}, ErrNotFound
 	}
-	if err := call(ctx, js, "STREAM.MSG.GET", stream, req, &resp); err != nil {
-		return Letter{}, err
+	if err != nil {
+		return Letter{}, noStream(err)
 	}
-	m := &resp.Message
-	var h nats.Header
-	if len(m.Header) > 0 {
-		var err error
-		if h, err = nats.DecodeHeadersMsg(m.Header); err != nil {
-			l := newLetter(m.Subject, nil, m.Data, m.Sequence, m.Time)
-			l.Problem = errors.Join(fmt.Errorf("%w: %w", task.ErrBadHeader, err), l.Problem)
-			return l, nil
-		}
-	}
-	return newLetter(m.Subject, h, m.Data, m.Sequence, m.Time), nil
+	return newLetter(m), nil
 }
 
 // remove deletes the letter with this sequence, and reports whether it was there.
 func remove(ctx context.Context, js jetstream.JetStream, sequence uint64) (was bool, err error) {
-	err = repeat(ctx, func(ctx context.Context) error {
-		req := map[string]any{"seq": sequence, "no_erase": true}
-		var resp struct{}
-		err := call(ctx, js, "STREAM.MSG.DELETE", task.DeadStream, req, &resp)
-		if was = err == nil; was {
-			return nil
-		}
-		// A letter that is gone has no error code of its own here.
-		if _, gone := ask(ctx, js, request{Sequence: sequence}); errors.Is(gone, ErrNotFound) {
-			return nil
-		}
+	err = repeat(ctx, func(ctx context.Context) (err error) {
+		was, err = stored.Delete(ctx, js, task.DeadStream, sequence)
 		return err
 	})
-	return was && err == nil, err
-}
-
-// Headers that the broker adds to what a direct get returns.
-const (
-	headerSubject  = "Nats-Subject"
-	headerSequence = "Nats-Sequence"
-	headerTime     = "Nats-Time-Stamp"
-	headerStatus   = "Status"
-)
-
-// fromDirect is the letter that a direct get returned. The error is not nil when
-// m is none.
-func fromDirect(m *nats.Msg) (Letter, error) {
-	seq, err := strconv.ParseUint(pop(m.Header, headerSequence), 10, 64)
-	if err != nil {
-		return Letter{}, fmt.Errorf("the broker's answer: %w", err)
-	}
-	at, err := time.Parse(time.RFC3339Nano, pop(m.Header, headerTime))
-	if err != nil {
-		return Letter{}, fmt.Errorf("the broker's answer: %w", err)
-	}
-	subject := pop(m.Header, headerSubject)
-	for _, k := range []string{"Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"} {
-		pop(m.Header, k)
-	}
-	return newLetter(subject, m.Header, m.Data, seq, at), nil
-}
-
-// pop takes the last value of a header away: the broker appends its own to those
-// that were stored.
-func pop(h nats.Header, name string) string {
-	vs := h[name]
-	if len(vs) == 0 {
-		return ""
-	}
-	v := vs[len(vs)-1]
-	if vs = vs[:len(vs)-1]; len(vs) == 0 {
-		delete(h, name)
-	} else {
-		h[name] = vs
-	}
-	return v
+	return was, noStream(err)
 }

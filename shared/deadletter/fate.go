@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -37,34 +38,44 @@ func (f Fate) Failed() bool { return f == Retrying || f == Died }
 // still there is not missed. Only while its timer fires it may seem to be gone for a
 // moment: ask twice.
 func FateOf(ctx context.Context, js jetstream.JetStream, l Letter, rc client.Receipt) (Fate, string, error) {
+	m, stream, err := successor(ctx, js, &l, rc)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Gone, "", nil
+	case err != nil:
+		return Waiting, "", fmt.Errorf("look after %s: %w", l.name(), err)
+	case stream == task.DeadStream:
+		return Died, m.LastError(), nil
+	case stream == task.RetryStream && m.Attempt > 0:
+		return Retrying, m.LastError(), nil
+	case stream == task.RetryStream:
+		return Delayed, m.LastError(), nil
+	}
+	return Waiting, "", nil
+}
+
+// successor returns the generation that l was redriven as, and the stream that has
+// it now. It returns [ErrNotFound] when none has.
+func successor(ctx context.Context, js jetstream.JetStream, l *Letter, rc client.Receipt) (m Letter, stream string, err error) {
 	for _, place := range []struct {
 		stream string
-		req    request
+		which  stored.Which
 	}{
-		{rc.Stream, request{Sequence: rc.Sequence}},
-		{task.RetryStream, request{Last: l.Subject.Retry(l.ID)}},
-		{task.DeadStream, request{Last: l.Subject.Dead(l.ID)}},
+		{rc.Stream, stored.Which{Sequence: rc.Sequence}},
+		{task.RetryStream, stored.Which{Last: l.Subject.Retry(l.ID)}},
+		{task.DeadStream, stored.Which{Last: l.Subject.Dead(l.ID)}},
 	} {
-		var m Letter
 		err := repeat(ctx, func(ctx context.Context) (err error) {
-			m, err = askStream(ctx, js, place.stream, place.req)
+			m, err = ask(ctx, js, place.stream, place.which)
 			return err
 		})
 		switch {
 		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoStream):
-			continue
 		case err != nil:
-			return Waiting, "", fmt.Errorf("look after %s: %w", l.name(), err)
-		case m.ID != l.ID || m.Generation != l.Generation+1:
-			continue
-		case place.stream == task.DeadStream:
-			return Died, m.lastError(), nil
-		case place.stream == task.RetryStream && m.Attempt > 0:
-			return Retrying, m.lastError(), nil
-		case place.stream == task.RetryStream:
-			return Delayed, m.lastError(), nil
+			return Letter{}, "", err
+		case m.ID == l.ID && m.Generation == l.Generation+1:
+			return m, place.stream, nil
 		}
-		return Waiting, "", nil
 	}
-	return Gone, "", nil
+	return Letter{}, "", ErrNotFound
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -16,10 +17,10 @@ func FuzzLetter(f *testing.F) {
 	f.Add("dead", "tasks.*.>", "-1", "[", "now", []byte{0xdd, 0xff, 0xff, 0xff, 0xff})
 	f.Add("dead.a.b.c.d", "", "99999999999999999999", "null", "", []byte(nil))
 	f.Fuzz(func(t *testing.T, where, subject, number, failures, at string, body []byte) {
-		l := newLetter(where, nats.Header{
+		l := newLetter(stored.Message{Stream: task.DeadStream, Sequence: 1, Time: time.Unix(1, 0), Subject: where, Data: body, Header: nats.Header{
 			task.HeaderSubject: {subject}, task.HeaderGeneration: {number}, task.HeaderAttempt: {number}, task.HeaderDeaths: {number},
 			task.HeaderErrors: {failures}, task.HeaderDiedAt: {at}, task.HeaderDeadline: {at}, "traceparent": {subject}, task.HeaderPrev: {at},
-		}, body, 1, time.Unix(1, 0))
+		}})
 		if l.ID == "" {
 			t.Error("no id")
 		}

@@ -62,7 +62,7 @@ func Groups(ctx context.Context, js jetstream.JetStream, f Filter) (Census, erro
 			i = len(c.Groups)
 			at[key] = i
 			c.Groups = append(c.Groups, Group{
-				Fingerprint: key, Kind: l.Subject.Kind(), Class: l.Subject.Class, Reason: l.Reason, Text: wording(l.lastError()), First: l.DiedAt,
+				Fingerprint: key, Kind: l.Subject.Kind(), Class: l.Subject.Class, Reason: l.Reason, Text: wording(l.LastError()), First: l.DiedAt,
 			})
 		}
 		c.Groups[i].add(&l)
@@ -79,7 +79,7 @@ type memoKey struct{ kind, class, reason, text string }
 const maxMemo = 4096
 
 func (m memo) fingerprint(l *Letter) string {
-	key := memoKey{l.Subject.Kind(), string(l.Subject.Class), string(l.Reason), l.lastError()}
+	key := memoKey{l.Subject.Kind(), string(l.Subject.Class), string(l.Reason), l.LastError()}
 	f, ok := m[key]
 	if !ok {
 		if len(m) == maxMemo {
@@ -97,14 +97,6 @@ func (g *Group) add(l *Letter) {
 		g.First = l.DiedAt
 	}
 	if !l.DiedAt.Before(g.Last) {
-		g.Last, g.ID, g.Sequence, g.Error = l.DiedAt, l.ID, l.Sequence, l.lastError()
+		g.Last, g.ID, g.Sequence, g.Error = l.DiedAt, l.ID, l.Sequence, l.LastError()
 	}
-}
-
-// lastError is the text of the failure that l died of; "" when there is none.
-func (l *Letter) lastError() string {
-	if n := len(l.Errors); n > 0 {
-		return l.Errors[n-1].Error
-	}
-	return ""
 }

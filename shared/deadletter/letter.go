@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -12,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -32,14 +32,14 @@ type Letter struct {
 	Problem error
 }
 
-func newLetter(where string, h nats.Header, body []byte, seq uint64, at time.Time) Letter {
-	l := Letter{Sequence: seq, StoredAt: at, Where: where, Header: h, Body: body}
-	l.State, l.Problem = task.ReadState(where, h, task.Stored{Stream: task.DeadStream, Sequence: seq, Time: at})
-	if l.DiedAt.IsZero() {
-		l.DiedAt = at
+func newLetter(m stored.Message) Letter {
+	l := Letter{Sequence: m.Sequence, StoredAt: m.Time, Where: m.Subject, Header: m.Header, Body: m.Data}
+	l.State, l.Problem = task.ReadState(m.Subject, m.Header, task.Stored{Stream: task.DeadStream, Sequence: m.Sequence, Time: m.Time})
+	if m.Problem != nil {
+		l.Problem = errors.Join(m.Problem, l.Problem)
 	}
-	if part := strings.Split(where, "."); l.Subject.Service == "" && len(part) == 5 {
-		l.Subject = task.Subject{Class: task.Class(part[1]), Service: part[2], Action: part[3]}
+	if l.DiedAt.IsZero() {
+		l.DiedAt = m.Time
 	}
 	return l
 }
@@ -60,24 +60,13 @@ func (l *Letter) trace() trace.SpanContext {
 // [ErrNoBody] when the body is gone, and task.ErrBadBody when it is too large,
 // damaged, or no zstd.
 func (l *Letter) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
-	body := l.Body
-	if l.Ref != "" {
-		if js == nil {
-			return nil, fmt.Errorf("read body of %s: %q is in %s, and there is no connection to fetch it", l.name(), l.Ref, task.BodiesBucket)
-		}
-		var err error
-		body, err = bodies.Get(ctx, js, l.Ref)
-		if errors.Is(err, bodies.ErrNotFound) {
-			err = fmt.Errorf("%w: %w", ErrNoBody, err)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
-		}
+	if l.Ref != "" && js == nil {
+		return nil, fmt.Errorf("read body of %s: %q is in %s, and there is no connection to fetch it", l.name(), l.Ref, task.BodiesBucket)
 	}
-	if l.Encoding != task.EncodingZstd {
-		return body, nil
+	body, err := bodies.Content(ctx, js, &l.State, l.Body)
+	if errors.Is(err, bodies.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrNoBody, err)
 	}
-	body, err := task.Decompress(body, task.MaxBody)
 	if err != nil {
 		return nil, fmt.Errorf("read body of %s: %w", l.name(), err)
 	}

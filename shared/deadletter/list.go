@@ -2,17 +2,14 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"strings"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -33,121 +30,55 @@ func list(ctx context.Context, js jetstream.JetStream, f *Filter, yield func(Let
 	if err != nil {
 		return err
 	}
-	var last []Letter
-	if err := get(ctx, js, request{Last: subject}, &last); err != nil || len(last) == 0 {
+	var last stored.Message
+	err = repeat(ctx, func(ctx context.Context) (err error) {
+		last, err = stored.Newest(ctx, js, task.DeadStream, subject)
 		return err
-	}
-	req := request{Next: subject, Batch: batchSize, MaxBytes: batchBytes}
-	if req.Sequence = 1; !f.Since.IsZero() {
-		req.Sequence, req.Start = 0, &f.Since
-	}
-	for yielded := 0; ; {
-		var letters []Letter
-		if err := get(ctx, js, req, &letters); err != nil || len(letters) == 0 {
-			return err
-		}
-		for _, l := range letters {
-			if l.Sequence > last[0].Sequence {
-				return nil
-			}
-			if !f.matches(&l) {
-				continue
-			}
-			if !yield(l, nil) {
-				return nil
-			}
-			if yielded++; yielded == f.Limit {
-				return nil
-			}
-		}
-		req.Sequence, req.Start = letters[len(letters)-1].Sequence+1, nil
-	}
-}
-
-const (
-	batchSize  = 1024 // the broker counts what is left at the end of each
-	batchBytes = 4 << 20
-)
-
-// request is a direct get, as the broker wants it (ADR-31 of the NATS project).
-type request struct {
-	Sequence uint64     `json:"seq,omitempty"`
-	Start    *time.Time `json:"start_time,omitempty"`
-	Next     string     `json:"next_by_subj,omitempty"`
-	Last     string     `json:"last_by_subj,omitempty"`
-	Batch    int        `json:"batch,omitempty"`
-	MaxBytes int        `json:"max_bytes,omitempty"`
-}
-
-// get appends what the broker has for req to letters.
-func get(ctx context.Context, js jetstream.JetStream, req request, letters *[]Letter) error {
-	err := repeat(ctx, func(ctx context.Context) error {
-		*letters = (*letters)[:0]
-		return getOnce(ctx, js, &req, letters)
 	})
-	if errors.Is(err, nats.ErrNoResponders) {
-		return ErrNoStream
+	if errors.Is(err, stored.ErrGone) {
+		return nil
 	}
-	return err
+	if err != nil {
+		return noStream(err)
+	}
+	q := stored.Query{Stream: task.DeadStream, Subject: subject, Since: f.Since}
+	yielded := 0
+	each := func(m stored.Message) (more bool) {
+		l := newLetter(m)
+		if m.Sequence > last.Sequence {
+			return false
+		}
+		if !f.matches(&l) {
+			return true
+		}
+		yielded++
+		return yield(l, nil) && yielded != f.Limit
+	}
+	for n := 1; ; n++ {
+		from := q.From
+		err := readOn(ctx, js, &q, each)
+		if q.From > from {
+			n = 1
+		}
+		if !again(ctx, n, err) {
+			return noStream(err)
+		}
+	}
 }
 
-func getOnce(ctx context.Context, js jetstream.JetStream, req *request, letters *[]Letter) error {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return err
-	}
-	nc := js.Conn()
-	inbox := nc.NewInbox()
-	answers := make(chan *nats.Msg, batchSize+1) // all there can be: the reader must not wait
-	sub, err := nc.ChanSubscribe(inbox, answers)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	if err := nc.PublishRequest(broker.API(js, "DIRECT.GET."+task.DeadStream), inbox, body); err != nil {
-		return err
-	}
-	for {
-		var m *nats.Msg
-		select {
-		case m = <-answers:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		var l Letter
-		if len(m.Header[headerSequence]) > 0 {
-			l, err = fromDirect(m)
-		} else {
-			switch status := m.Header.Get(headerStatus); status {
-			case "404", "204": // there is nothing, there is no more
-				return nil
-			case "503":
-				return nats.ErrNoResponders
-			case "": // nats.go could not decode the headers, and drops them all
-				l, err = next(ctx, js, req, *letters)
-			default:
-				return fmt.Errorf("the broker refuses to read: %s %s", status, m.Header.Get("Description"))
-			}
-		}
+// readOn hands what q asks for to each until that returns false, and leaves in q
+// where to go on after an error.
+func readOn(ctx context.Context, js jetstream.JetStream, q *stored.Query, each func(stored.Message) (more bool)) error {
+	for m, err := range stored.Read(ctx, js, *q) {
 		if err != nil {
 			return err
 		}
-		if *letters = append(*letters, l); req.Batch == 0 {
+		if !each(m) {
 			return nil
 		}
+		q.From = m.Sequence + 1
 	}
-}
-
-// next asks the leader for the letter that follows those that were got for req.
-func next(ctx context.Context, js jetstream.JetStream, req *request, got []Letter) (Letter, error) {
-	seq := max(req.Sequence, 1)
-	if len(got) > 0 {
-		seq = got[len(got)-1].Sequence + 1
-	}
-	if req.Last != "" {
-		return ask(ctx, js, request{Last: req.Last})
-	}
-	return ask(ctx, js, request{Sequence: seq, Next: req.Next})
+	return nil
 }
 
 // Get returns the letter of the task with this id. Of several letters of one

@@ -3,7 +3,6 @@ package deadletter_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -320,23 +319,9 @@ func TestUndecodableHeaders(t *testing.T) {
 	url, js := natstest.Listen(t)
 	fleet(t, js)
 	bury(t, js, dead("before"), nil, nil)
-	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	header := "NATS/1.0\r\nno colon here\r\n\r\n"
 	for range 2 {
-		fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB dead.default.email.send.x %d %d\r\n%sBODY\r\nPING\r\n", len(header), len(header)+4, header)
-		reply := make([]byte, 64<<10)
-		for n := 0; !strings.Contains(string(reply[:n]), "PONG"); {
-			m, err := conn.Read(reply[n:])
-			if err != nil {
-				t.Fatal(err)
-			}
-			n += m
-		}
+		natstest.PublishRaw(t, url, "dead.default.email.send.x", natstest.BadHeader, "BODY")
 	}
-	_ = conn.Close()
 	bury(t, js, dead("after"), nil, nil)
 	js.Conn().SetErrorHandler(nil)
 	var got []deadletter.Letter

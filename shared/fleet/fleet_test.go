@@ -5,10 +5,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -39,39 +39,12 @@ func topology(tb testing.TB, js jetstream.JetStream) []fleet.Durable {
 // server that has the topology.
 func restricted(t *testing.T, publish ...string) (user, admin jetstream.JetStream) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		ServerName: t.Name(), DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		Users: []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "user", Password: "user", Permissions: &server.Permissions{
-				Publish:   &server.SubjectPermission{Allow: publish},
-				Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
-			}},
-		},
+	user, admin = natstest.Restricted(t, server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: publish},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	connect := func(user string) jetstream.JetStream {
-		nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(user, user), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return js
-	}
-	admin = connect("admin")
 	topology(t, admin)
-	return connect("user"), admin
+	return user, admin
 }
 
 // messages is how many the bucket holds, markers included.

@@ -58,12 +58,16 @@ func ReadState(subject string, h nats.Header, at Stored) (State, error) {
 	s := &r.State
 	msgID := ""
 	moved := !strings.HasPrefix(subject, "tasks.")
+	published := subject
 	if moved { // only the runtime may publish to RETRY and DEAD, so its word is taken
-		subject = get(h, HeaderSubject)
+		published = get(h, HeaderSubject)
 	}
 	var err error
-	if s.Subject, err = ParseSubject(subject); err != nil {
+	if s.Subject, err = ParseSubject(published); err != nil {
 		r.errs = append(r.errs, err)
+		if moved && !(legal(string(s.Subject.Class)) && legal(s.Subject.Service)) {
+			s.Subject = movedFrom(subject)
+		}
 	}
 	s.EnqueuedAt = at.Time
 	for name, values := range h { // once over what there is: looking up each name takes ten times as long
@@ -170,6 +174,14 @@ func (s *State) Fail(f Failure) {
 		errs = append(errs[:1:1], errs[len(errs)-maxFailures+1:]...)
 	}
 	s.Errors = errs
+}
+
+// LastError is the text of the last failure, and "" when there is none.
+func (s *State) LastError() string {
+	if n := len(s.Errors); n > 0 {
+		return s.Errors[n-1].Error
+	}
+	return ""
 }
 
 // Header returns the headers of a move: those of h, without the ones that the

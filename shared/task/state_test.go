@@ -85,6 +85,48 @@ func TestForgedSubjectIsIgnored(t *testing.T) {
 	}
 }
 
+// A message of RETRY or DEAD that does not say where it was published, which no
+// worker writes, can be dead-lettered all the same: its own subject says enough.
+func TestReadStateWithoutOrigin(t *testing.T) {
+	t.Parallel()
+	send := task.Subject{Class: task.Default, Service: "email", Action: "send"}
+	for _, tt := range []struct {
+		name    string
+		subject string
+		origin  string // Task-Subject
+		want    task.Subject
+	}{
+		{name: "due", subject: "retry.ready.default.email.send.a", want: send},
+		{name: "timer", subject: "retry.wait.default.email.send.a", want: send},
+		{name: "dead", subject: "dead.default.email.send.a", want: send},
+		{name: "no id", subject: "retry.ready.default.email.send", want: send},
+		{name: "more tokens", subject: "retry.ready.default.email.send.a.b.c", want: send},
+		{name: "foreign origin", subject: "dead.default.email.send.a", origin: "retry.ready.bulk.pdf.make.a", want: send},
+		{name: "origin with wildcards", subject: "dead.default.email.send.a", origin: "tasks.*.email.>", want: send},
+		{name: "origin without a service", subject: "dead.default.email.send.a", origin: "tasks.default", want: send},
+		{
+			name: "origin with an illegal action", subject: "dead.default.email.h-1.a", origin: "tasks.default.email.a$b",
+			want: task.Subject{Class: task.Default, Service: "email", Action: "a$b"},
+		},
+		{name: "nothing", subject: "elsewhere"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := nats.Header{"Task-Id": {"a"}}
+			if tt.origin != "" {
+				h["Task-Subject"] = []string{tt.origin}
+			}
+			s, err := task.ReadState(tt.subject, h, stored)
+			if !errors.Is(err, task.ErrBadSubject) {
+				t.Errorf("ReadState(%s) = %v, want %v", tt.subject, err, task.ErrBadSubject)
+			}
+			if diff := cmp.Diff(tt.want, s.Subject); diff != "" {
+				t.Errorf("subject of %s (-want +got):\n%s", tt.subject, diff)
+			}
+		})
+	}
+}
+
 func TestReadStateBadHeaders(t *testing.T) {
 	t.Parallel()
 	for _, h := range []nats.Header{

@@ -179,3 +179,20 @@ func ParseSubject(subject string) (Subject, error) {
 	s.Action, s.Tenant = rest, "" // as a whole, so that Token keeps it apart from others
 	return s, fmt.Errorf("%w %q: want tasks.<class>.<service>.<action>[.<tenant>], each of A-Z a-z 0-9 _ -", ErrBadSubject, subject)
 }
+
+// movedFrom is what a subject of RETRY or DEAD says of where its task was
+// published: class, service and action as a token, for a message whose
+// Task-Subject says less. It is empty when subject is none of these.
+func movedFrom(subject string) Subject {
+	suffix := ""
+	for _, lane := range []string{"retry.ready.", "retry.wait.", "dead."} {
+		if rest, ok := strings.CutPrefix(subject, lane); ok {
+			suffix = rest
+		}
+	}
+	part := strings.SplitN(suffix, ".", 4) // the fourth is the id
+	if len(part) < 3 {
+		return Subject{}
+	}
+	return Subject{Class: Class(part[0]), Service: part[1], Action: part[2]}
+}

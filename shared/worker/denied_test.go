@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/worker"
 )
@@ -21,40 +22,12 @@ import (
 // and hear inboxes that begin with inbox.
 func restricted(t *testing.T, denied []string, inbox string) (js, admin jetstream.JetStream) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		ServerName: "denied", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		Users: []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "worker", Password: "worker", Permissions: &server.Permissions{
-				Publish:   &server.SubjectPermission{Allow: []string{">"}, Deny: denied},
-				Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
-			}},
-		},
+	js, admin = natstest.Restricted(t, server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{">"}, Deny: denied},
+		Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
-	connect := func(user string) jetstream.JetStream {
-		nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(user, user),
-			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return js
-	}
-	admin = connect("admin")
 	topology(t, admin, 2*time.Second) // so that what cannot be settled is given up soon
-	return connect("worker"), admin
+	return js, admin
 }
 
 // A worker that may not do what it has to is not silent: within seconds it is not

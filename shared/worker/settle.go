@@ -3,10 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -20,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -321,46 +319,16 @@ func (l *lane) movedBefore(d *delivery, st *task.State) (moved, ok bool) {
 // last returns the state of the last message of a subject, as the leader of its
 // stream has it, and nil when there is none.
 func (l *lane) last(ctx context.Context, stream, subject string) (*task.State, error) {
-	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
-	if err != nil {
-		return nil, err
-	}
-	where := broker.API(l.w.js, "STREAM.MSG.GET."+stream)
-	ctx, release := l.w.unlessRefused(ctx, where)
+	ctx, release := l.w.unlessRefused(ctx, broker.API(l.w.js, "STREAM.MSG.GET."+stream))
 	defer release()
-	answer, err := l.w.nc.RequestWithContext(ctx, where, req)
-	if err != nil {
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, broker.Why(ctx, err))
-	}
-	var resp struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Hdrs    string    `json:"hdrs"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(answer.Data, &resp); err != nil {
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
-	}
-	switch {
-	case resp.Error != nil && resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+	m, err := stored.Get(ctx, l.w.js, stream, stored.Which{Last: subject})
+	if errors.Is(err, stored.ErrGone) {
 		return nil, nil //nolint:nilnil // none is an answer
-	case resp.Error != nil:
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, resp.Error)
-	case resp.Message == nil:
-		return nil, fmt.Errorf("look for %s in %s: the broker answered without a message", subject, stream)
 	}
-	raw, err := base64.StdEncoding.DecodeString(resp.Message.Hdrs)
 	if err != nil {
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
+		return nil, broker.Why(ctx, err)
 	}
-	header, err := nats.DecodeHeadersMsg(raw)
-	if err != nil {
-		return nil, fmt.Errorf("look for %s in %s: %w", subject, stream, err)
-	}
-	st, _ := task.ReadState(resp.Message.Subject, header, task.Stored{Stream: stream, Sequence: resp.Message.Seq, Time: resp.Message.Time}) // hop and generation are read in any case
+	st, _ := task.ReadState(m.Subject, m.Header, task.Stored{Stream: stream, Sequence: m.Sequence, Time: m.Time}) // hop and generation are read in any case
 	return &st, nil
 }
 

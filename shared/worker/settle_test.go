@@ -196,6 +196,7 @@ func TestNotRunnable(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		subject string
+		origin  string // as the letter has it; "" when it is subject
 		header  nats.Header
 		body    string
 		reason  task.Reason
@@ -216,6 +217,11 @@ func TestNotRunnable(t *testing.T) {
 		{name: "literal wildcard", subject: "tasks.default.test.>", reason: task.Undecodable, says: "bad subject"},
 		{name: "too many tokens", subject: "tasks.default.test.note.a.b.c", reason: task.Undecodable, says: "bad subject"},
 		{name: "long token", subject: "tasks.default.test." + strings.Repeat("a", 65), reason: task.Undecodable, says: "bad subject"},
+		{name: "retry of nobody knows what", subject: "retry.ready.default.test.note.a", origin: "tasks.default.test.note", reason: task.Undecodable, says: "bad subject"},
+		{
+			name: "retry of a wildcard", subject: "retry.ready.default.test.note.a", header: nats.Header{"Task-Subject": {"tasks.>"}},
+			origin: "tasks.default.test.note", reason: task.Undecodable, says: "bad subject",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
@@ -251,8 +257,12 @@ func TestNotRunnable(t *testing.T) {
 				if !bytes.Equal(dead[0].Data, msg.Data) {
 					t.Error("the body is not the one that was published")
 				}
-				if got := dead[0].Header.Get("Task-Subject"); got != subject {
-					t.Errorf("original subject %s, want %s", got, subject)
+				want := tt.origin
+				if want == "" {
+					want = subject
+				}
+				if got := dead[0].Header.Get("Task-Subject"); got != want {
+					t.Errorf("original subject %s, want %s", got, want)
 				}
 				if runs != 1 {
 					t.Errorf("%d handlers ran, want the sound one alone", runs)

@@ -1,12 +1,9 @@
 package backlog_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -213,9 +210,9 @@ func TestDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, js, mail.String(), nats.Header{task.HeaderAttempt: {"many"}, "Nats-Sequence": {"77"}, "Status": {"404"}}, nil)
-	stranger(t, url, mail.String(), "NATS/1.0\r\nno colon here\r\n\r\n")
+	natstest.PublishRaw(t, url, mail.String(), natstest.BadHeader, "body")
 	publish(t, js, mail, "after")
-	stranger(t, url, mail.String(), "NATS/1.0\r\nno colon here\r\n\r\n")
+	natstest.PublishRaw(t, url, mail.String(), natstest.BadHeader, "body")
 	l, err := backlog.List(t.Context(), js, f, backlog.Filter{})
 	if err != nil || len(l.Tasks) != 4 {
 		t.Fatalf("List = %+v, %v, want four", l, err)
@@ -238,26 +235,6 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("task with sequence %d, want 1 to 4", x.Stored.Sequence)
 		}
 	}
-}
-
-// stranger publishes with headers that nats.go would not write.
-func stranger(tb testing.TB, url, subject, header string) {
-	tb.Helper()
-	c, err := new(net.Dialer).DialContext(tb.Context(), "tcp", strings.TrimPrefix(url, "nats://"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	_, err = fmt.Fprintf(c, "CONNECT {\"headers\":true}\r\nHPUB %s %d %d\r\n%sbody\r\nPING\r\n", subject, len(header), len(header)+4, header)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for lines := bufio.NewScanner(c); lines.Scan(); {
-		if lines.Text() == "PONG" {
-			return
-		}
-	}
-	tb.Fatal("the broker has not answered a ping")
 }
 
 func TestArguments(t *testing.T) {

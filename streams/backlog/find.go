@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -76,12 +77,9 @@ type search struct {
 	errs     []error
 }
 
-func (s *search) take(messages []Message) {
-	for _, m := range messages {
-		t := TaskOf(m)
-		if t.ID != s.id {
-			continue
-		}
+func (s *search) take(m stored.Message) {
+	t := TaskOf(m)
+	if t.ID == s.id {
 		s.marks.place(&t)
 		s.found = append(s.found, t)
 	}
@@ -89,42 +87,40 @@ func (s *search) take(messages []Message) {
 
 // named reads what a stream has under a subject that ends in the id.
 func (s *search) named(ctx context.Context, stream, subject string) {
-	p, err := Read(ctx, s.js, Query{Stream: stream, Subject: subject})
-	s.take(p.Messages)
-	s.errs = append(s.errs, err)
-	s.searched = append(s.searched, Searched{Stream: stream, Looked: uint64(len(p.Messages)), Left: p.Rest})
+	s.look(ctx, stored.Query{Stream: stream, Subject: subject, Limit: namedLimit})
 }
+
+const namedLimit = 256 // messages in RETRY or DEAD whose subject has the id that is looked for
 
 // scan looks through the tasks of one class.
 func (s *search) scan(ctx context.Context, c task.Class, subjects []string) {
-	at := Searched{Stream: c.Stream()}
+	queries := []stored.Query{{Stream: c.Stream(), Limit: 1}}
 	if seq, ok := s.derived(c); ok {
-		p, err := Read(ctx, s.js, Query{Stream: c.Stream(), From: seq, Limit: 1})
-		s.take(p.Messages)
-		s.errs = append(s.errs, err)
-		s.searched = append(s.searched, Searched{Stream: c.Stream(), Looked: uint64(len(p.Messages))})
-		return
+		queries[0].From = seq
+	} else {
+		queries = queries[:0]
+		for _, subject := range subjects {
+			queries = append(queries, stored.Query{Stream: c.Stream(), Subject: subject, Limit: s.limit})
+		}
 	}
-	for _, subject := range subjects {
-		q := Query{Stream: c.Stream(), Subject: subject}
-		for left := s.limit; left > 0; {
-			q.Limit = min(left, batchSize)
-			p, err := Read(ctx, s.js, q)
-			n := len(p.Messages)
-			s.take(p.Messages)
-			at.Looked += uint64(n)
+	s.look(ctx, queries...)
+}
+
+// look takes what is wanted of the messages of one stream.
+func (s *search) look(ctx context.Context, queries ...stored.Query) {
+	at := Searched{Stream: queries[0].Stream}
+	for _, q := range queries {
+		rest := uint64(0)
+		for m, err := range stored.Read(ctx, s.js, q) {
 			if err != nil {
 				s.errs = append(s.errs, err)
 				break
 			}
-			if n == 0 || p.Rest == 0 {
-				break
-			}
-			q.From = p.Messages[n-1].Sequence + 1
-			if left -= n; left <= 0 {
-				at.Left += p.Rest
-			}
+			s.take(m)
+			at.Looked++
+			rest = m.Rest
 		}
+		at.Left += rest
 	}
 	s.searched = append(s.searched, at)
 }

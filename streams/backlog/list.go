@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -37,10 +38,15 @@ type Listing struct {
 const (
 	defaultLimit = 50
 	scanLimit    = 10_000 // messages of one stream that a listing looks at to find those it wants
+	countOn      = 256    // messages between two looks at whether it has enough: it says how many more there are of few
 )
 
-// ErrFilter is returned when a filter contradicts itself or the fleet.
-var ErrFilter = errors.New("bad filter")
+var (
+	// ErrFilter is returned when a filter contradicts itself or the fleet.
+	ErrFilter = errors.New("bad filter")
+	// ErrNoStream is returned when a stream does not exist or does not allow direct get.
+	ErrNoStream = stored.ErrNoStream
+)
 
 // List returns the tasks that meet f: of each stream those that were stored first.
 // It returns an error wrapping [ErrFilter], task.ErrBadSubject or [ErrNoStream].
@@ -188,33 +194,34 @@ func classes(fleet *streams.Fleet) []task.Class {
 // read returns what of s meets f: f.Limit tasks at most, and how many follow.
 func (s source) read(ctx context.Context, js jetstream.JetStream, marks marks, f *Filter) (Listing, error) {
 	var out Listing
-	q := Query{Stream: s.stream, Subject: s.subject, Limit: batchSize}
-	for looked := 0; ; {
-		p, err := Read(ctx, js, q)
-		for _, m := range p.Messages {
-			t := TaskOf(m)
-			marks.place(&t)
-			switch {
-			case f.Tenant != "" && t.Subject.Tenant != f.Tenant, f.Place != "" && f.Place != t.Place:
-			case len(out.Tasks) == f.Limit:
-				out.More++
-			default:
-				out.Tasks = append(out.Tasks, t)
-			}
-		}
-		looked += len(p.Messages)
-		if err != nil || p.Rest == 0 || len(p.Messages) == 0 {
+	q := stored.Query{Stream: s.stream, Subject: s.subject, Limit: scanLimit}
+	sure := s.whole && (f.Place == "" || f.Place == Timer || f.Place == Dead)
+	if sure {
+		q.Limit = f.Limit // the rest need not be looked at to be counted
+	}
+	looked, rest := 0, uint64(0)
+	for m, err := range stored.Read(ctx, js, q) {
+		if err != nil {
 			return out, err
 		}
-		sure := s.whole && (f.Place == "" || f.Place == Timer || f.Place == Dead)
+		t := TaskOf(m)
+		marks.place(&t)
 		switch {
-		case len(out.Tasks) == f.Limit && sure:
-			out.More += p.Rest
-			return out, nil
-		case len(out.Tasks) == f.Limit, looked >= scanLimit:
-			out.Unsure = true
-			return out, nil
+		case f.Tenant != "" && t.Subject.Tenant != f.Tenant, f.Place != "" && f.Place != t.Place:
+		case len(out.Tasks) == f.Limit:
+			out.More++
+		default:
+			out.Tasks = append(out.Tasks, t)
 		}
-		q.From = p.Messages[len(p.Messages)-1].Sequence + 1
+		looked, rest = looked+1, m.Rest
+		if len(out.Tasks) == f.Limit && looked%countOn == 0 {
+			break
+		}
 	}
+	if sure {
+		out.More += rest
+	} else {
+		out.Unsure = rest > 0
+	}
+	return out, nil
 }

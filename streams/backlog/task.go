@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -33,39 +34,33 @@ type Task struct {
 	task.State // Subject is where it was published
 
 	Place   Place
-	DueAt   time.Time // when a Timer fires; zero for the others
-	Stored  Message   // where it is, with headers and body
-	Problem error     // what could not be read of subject and headers; nil when all could
+	DueAt   time.Time      // when a Timer fires; zero for the others
+	Stored  stored.Message // where it is, with headers and body
+	Problem error          // what could not be read of subject and headers; nil when all could
 }
 
 // TaskOf reads m. What cannot be read is in Problem; class and service then come
 // from the subject it is stored under.
-func TaskOf(m Message) Task {
+func TaskOf(m stored.Message) Task {
 	t := Task{Stored: m}
 	var err error
-	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.StoredAt})
+	t.State, err = task.ReadState(m.Subject, m.Header, task.Stored{Stream: m.Stream, Sequence: m.Sequence, Time: m.Time})
 	t.Problem = errors.Join(m.Problem, err)
-	part := strings.Split(m.Subject, ".")
-	switch part[0] {
-	case "tasks":
+	switch {
+	case strings.HasPrefix(m.Subject, "tasks."):
 		t.Place = Waiting
-	case "dead":
-		t.Place, part = Dead, part[1:]
-	case "retry":
-		if t.Place = Due; len(part) > 1 && part[1] == "wait" {
-			t.Place = Timer
-			t.DueAt = dueAt(m)
-		}
-		part = part[min(2, len(part)):]
-	}
-	if t.Subject.Service == "" && t.Place != Waiting && len(part) >= 3 {
-		t.Subject = task.Subject{Class: task.Class(part[0]), Service: part[1], Action: part[2]}
+	case strings.HasPrefix(m.Subject, "dead."):
+		t.Place = Dead
+	case strings.HasPrefix(m.Subject, "retry.wait."):
+		t.Place, t.DueAt = Timer, dueAt(m)
+	case strings.HasPrefix(m.Subject, "retry."):
+		t.Place = Due
 	}
 	return t
 }
 
 // dueAt is when the broker's timer m fires, and zero when it does not say.
-func dueAt(m Message) time.Time {
+func dueAt(m stored.Message) time.Time {
 	at, ok := strings.CutPrefix(m.Header.Get(task.HeaderSchedule), "@at ")
 	if !ok {
 		return time.Time{}
@@ -77,34 +72,28 @@ func dueAt(m Message) time.Time {
 	return t
 }
 
-// Arguments decodes the body of t into a map: fetched from BODIES when it is
-// there, decompressed, and checked before anything decodes it. The error wraps
-// bodies.ErrNotFound when the body is gone, and task.ErrBadBody when it is not
-// safe to decode.
-func (t *Task) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
-	body := t.Stored.Data
-	var err error
-	if t.Ref != "" {
-		if body, err = bodies.Get(ctx, js, t.Ref); err != nil {
-			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
-		}
+// Content is the body of t as it was published: fetched from BODIES when it is
+// there, and decompressed. It has not been checked otherwise: give it to
+// task.Unmarshal. The error wraps bodies.ErrNotFound when the body is gone, and
+// task.ErrBadBody when it is damaged or too large.
+func (t *Task) Content(ctx context.Context, js jetstream.JetStream) ([]byte, error) {
+	body, err := bodies.Content(ctx, js, &t.State, t.Stored.Data)
+	if err != nil {
+		return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
 	}
-	if t.Encoding == task.EncodingZstd {
-		if body, err = task.Decompress(body, task.MaxBody); err != nil {
-			return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
-		}
+	return body, nil
+}
+
+// Arguments decodes the body of t into a map. It returns the errors of
+// [Task.Content], and task.ErrBadBody for a body that is not safe to decode.
+func (t *Task) Arguments(ctx context.Context, js jetstream.JetStream) (map[string]any, error) {
+	body, err := t.Content(ctx, js)
+	if err != nil {
+		return nil, err
 	}
 	args := map[string]any{}
 	if err := task.Unmarshal(body, &args); err != nil {
 		return nil, fmt.Errorf("read arguments of %s: %w", t.ID, err)
 	}
 	return args, nil
-}
-
-// LastError is the text of the task's last failure, and "" when it has none.
-func (t *Task) LastError() string {
-	if n := len(t.Errors); n > 0 {
-		return t.Errors[n-1].Error
-	}
-	return ""
 }

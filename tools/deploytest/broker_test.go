@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -167,20 +166,8 @@ func brokerOptions(t *testing.T, c container) *server.Options {
 func startBroker(t *testing.T, o *server.Options) *server.Server {
 	t.Helper()
 	o.Host, o.Port, o.HTTPPort = "127.0.0.1", server.RANDOM_PORT, server.RANDOM_PORT
-	o.StoreDir, o.NoSigs = t.TempDir(), true
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(20 * time.Second) {
-		t.Fatal("nats-server is not ready after 20 s")
-	}
-	return s
+	o.StoreDir = t.TempDir()
+	return natstest.Serve(t, o)
 }
 
 func status(t *testing.T, url string) int {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams/backlog"
 )
@@ -27,7 +28,7 @@ func sick(t *testing.T, lines ...string) *snapshot {
 			x := backlog.Task{State: task.State{
 				Subject: task.Subject{Class: task.Slow, Service: service, Action: action}, ID: strconv.Itoa(len(s.timers.tasks)), Attempt: 1, Reason: task.Retried,
 				Errors: []task.Failure{{Attempt: 1, At: at.Add(-time.Minute), Error: text}},
-			}, Place: backlog.Timer, DueAt: at.Add(time.Minute), Stored: backlog.Message{Stream: task.RetryStream, Sequence: uint64(len(s.timers.tasks) + 1)}}
+			}, Place: backlog.Timer, DueAt: at.Add(time.Minute), Stored: stored.Message{Stream: task.RetryStream, Sequence: uint64(len(s.timers.tasks) + 1)}}
 			s.timers.tasks = append(s.timers.tasks, x)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/streams/backlog"
 )
@@ -63,7 +64,7 @@ func (s *snapshot) readLanes(ctx context.Context, js jetstream.JetStream, interv
 		}
 		if l.depth() > 0 {
 			wg.Go(func() {
-				q := backlog.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, From: l.second.Delivered.Stream + 1, Limit: sampleOldest}
+				q := stored.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, From: l.second.Delivered.Stream + 1, Limit: sampleOldest}
 				l.waiting = s.read(ctx, js, q)
 			})
 		}
@@ -74,7 +75,7 @@ func (s *snapshot) readLanes(ctx context.Context, js jetstream.JetStream, interv
 // heldBy samples what a lane has handed out: what is still there up to its last
 // delivery.
 func (s *snapshot) heldBy(ctx context.Context, js jetstream.JetStream, l *laneState) sample {
-	out := s.read(ctx, js, backlog.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, Limit: sampleOldest})
+	out := s.read(ctx, js, stored.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, Limit: sampleOldest})
 	out.tasks = slices.DeleteFunc(out.tasks, func(t backlog.Task) bool { return t.Stored.Sequence > l.second.Delivered.Stream })
 	out.total = uint64(l.second.NumAckPending)
 	return out
@@ -109,7 +110,7 @@ func (l *laneState) wait() time.Duration {
 	if len(l.waiting.tasks) == 0 {
 		return 0
 	}
-	return max(0, l.second.TimeStamp.Sub(l.waiting.tasks[0].Stored.StoredAt))
+	return max(0, l.second.TimeStamp.Sub(l.waiting.tasks[0].Stored.Time))
 }
 
 // idle is how long ago the last delivery was, and false when there was none.

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/doctor"
@@ -33,20 +34,7 @@ func configured(tb testing.TB, config string) *server.Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	o.NoSigs, o.NoLog = true, true
-	s, err := server.NewServer(o)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s.Start()
-	tb.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(patience) {
-		tb.Fatal("nats-server is not ready")
-	}
-	return s
+	return natstest.Serve(tb, o)
 }
 
 // as is the URL of s for a user whose password is "pw".
@@ -54,26 +42,12 @@ func as(s *server.Server, user string) string {
 	return strings.Replace(s.ClientURL(), "nats://", "nats://"+user+":pw@", 1)
 }
 
-func connected(tb testing.TB, url string) jetstream.JetStream {
-	tb.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return js
-}
-
 // The account has no storage left: RETRY, which has no limit of its own, took it.
 func TestAccountFull(t *testing.T) {
 	t.Parallel()
 	s := configured(t, `jetstream {store_dir: %q}
 accounts { FLEET { jetstream: {max_file: 60MB}, users: [{user: ops, password: pw}] } }`)
-	f := &fleet{tb: t, url: as(s, "ops"), js: connected(t, as(s, "ops")), Fleet: small()}
+	f := &fleet{tb: t, url: as(s, "ops"), js: natstest.Connect(t, as(s, "ops")), Fleet: small()}
 	f.Classes[0].MaxBytes, f.Dead.MaxBytes, f.Bodies.MaxBytes = 2<<20, 2<<20, 2<<20
 	// ADVISORIES reserves 64 MiB, which is more than this account has.
 	if _, err := streams.Apply(t.Context(), f.js, f.Fleet); err == nil {
@@ -103,7 +77,7 @@ authorization { users: [
 	}}
 	{user: deaf, password: pw, permissions: {subscribe: {allow: ["nothing"]}}}
 ] }`)
-	f := &fleet{tb: t, url: as(s, "ops"), js: connected(t, as(s, "ops")), Fleet: small()}
+	f := &fleet{tb: t, url: as(s, "ops"), js: natstest.Connect(t, as(s, "ops")), Fleet: small()}
 	f.apply()
 	start := time.Now()
 	r := examine(t, doctor.Options{Fleet: f.Fleet, URL: as(s, "guest"), Interval: 100 * time.Millisecond})

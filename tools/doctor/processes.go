@@ -12,51 +12,18 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
-	"github.com/droverhq/drover/streams/backlog"
 )
 
 // presence is what the bucket FLEET says, if there is one. It only adds to what
 // the broker knows: a fleet without it is examined all the same.
 type presence struct {
 	known     bool // there is a bucket, and it could be read
-	processes []process
-	pauses    []pause
+	processes []fleet.Process
+	pauses    []fleet.Record
 	err       error
-}
-
-// process is what one process says of itself every ten seconds. Its entry ends
-// with it, or 30 s after it was killed.
-type process struct {
-	Service  string    `json:"service"`
-	Instance string    `json:"instance"`
-	Version  string    `json:"version"`
-	Host     string    `json:"host"`
-	PID      int       `json:"pid"`
-	Started  time.Time `json:"started"`
-	Draining bool      `json:"draining"`
-	NotReady string    `json:"not_ready"`
-	Lanes    []struct {
-		Class   task.Class `json:"class"`
-		Retry   bool       `json:"retry"`
-		Slots   int        `json:"slots"`
-		Running int        `json:"running"`
-		Leaked  int        `json:"leaked"`
-	} `json:"lanes"`
-	Busy []struct {
-		Kind    string  `json:"kind"`
-		Running int     `json:"running"`
-		Longest float64 `json:"longest_seconds"`
-	} `json:"busy"`
-}
-
-// pause is why a service's share of a class is paused.
-type pause struct {
-	Class   task.Class `json:"class"`
-	Service string     `json:"service"`
-	Reason  string     `json:"reason"`
-	By      string     `json:"by"`
-	At      time.Time  `json:"at"`
 }
 
 const (
@@ -75,36 +42,35 @@ func (s *snapshot) readPresence(ctx context.Context, js jetstream.JetStream) {
 	}
 	ctx, done := s.asker.limit(ctx, askLimit, "$JS.API.DIRECT.GET."+fleetStream)
 	defer done()
-	p, err := backlog.Read(ctx, js, backlog.Query{Stream: fleetStream, Limit: fleetLimit})
-	if s.presence.err = why(ctx, err); s.presence.err != nil {
-		if errors.Is(err, backlog.ErrNoStream) {
-			s.presence.err = nil
+	for m, err := range stored.Read(ctx, js, stored.Query{Stream: fleetStream, Limit: fleetLimit}) {
+		if errors.Is(err, stored.ErrNoStream) {
+			return
 		}
-		return
-	}
-	s.presence.known = true
-	for _, m := range p.Messages {
+		if s.presence.err = why(ctx, err); err != nil {
+			return
+		}
 		if len(m.Data) == 0 { // the marker of what was deleted
 			continue
 		}
 		switch key, _ := strings.CutPrefix(m.Subject, "$KV."+task.FleetBucket+"."); {
 		case strings.HasPrefix(key, "process."):
-			var x process
+			var x fleet.Process
 			if json.Unmarshal(m.Data, &x) == nil { // what another version wrote says less, and harms nothing
 				s.presence.processes = append(s.presence.processes, x)
 			}
 		case strings.HasPrefix(key, "pause."):
-			var x pause
+			var x fleet.Record
 			if json.Unmarshal(m.Data, &x) == nil {
 				s.presence.pauses = append(s.presence.pauses, x)
 			}
 		}
 	}
+	s.presence.known = true
 }
 
 // of are the processes of one service.
-func (p *presence) of(service string) []process {
-	var out []process
+func (p *presence) of(service string) []fleet.Process {
+	var out []fleet.Process
 	for _, x := range p.processes {
 		if x.Service == service {
 			out = append(out, x)
@@ -137,16 +103,17 @@ func (p *presence) busy(service string) string {
 }
 
 // pause returns why a share of a class is paused.
-func (p *presence) pause(class task.Class, service string) (pause, bool) {
+func (p *presence) pause(class task.Class, service string) (fleet.Record, bool) {
 	for _, x := range p.pauses {
 		if x.Class == class && x.Service == service {
 			return x, true
 		}
 	}
-	return pause{}, false
+	return fleet.Record{}, false
 }
 
-func (x process) name() string {
+// processName is how findings call x.
+func processName(x fleet.Process) string {
 	return plain(fmt.Sprintf("%s (%s, pid %d, version %s)", x.Instance, x.Host, x.PID, cmp.Or(x.Version, "unknown")))
 }
 
@@ -166,11 +133,11 @@ func lookProcesses(s *snapshot) ([]Finding, Check) {
 		var not, leaks []string
 		for _, x := range all {
 			if x.NotReady != "" && !x.Draining && s.now.Sub(x.Started) > settling {
-				not = append(not, x.name()+": "+plain(x.NotReady))
+				not = append(not, processName(x)+": "+plain(x.NotReady))
 			}
 			for _, l := range x.Lanes {
 				if l.Leaked > 0 {
-					leaks = append(leaks, fmt.Sprintf("%s: %d of %d slots of class %s", x.name(), l.Leaked, l.Slots, l.Class))
+					leaks = append(leaks, fmt.Sprintf("%s: %d of %d slots of class %s", processName(x), l.Leaked, l.Slots, l.Class))
 				}
 			}
 		}
@@ -189,7 +156,7 @@ func lookProcesses(s *snapshot) ([]Finding, Check) {
 }
 
 // versions says when processes of one service are of different versions.
-func versions(all []process) string {
+func versions(all []fleet.Process) string {
 	of := map[string][]string{}
 	for _, x := range all {
 		if !slices.Contains(of[x.Service], x.Version) {

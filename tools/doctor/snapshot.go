@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/streams/backlog"
@@ -208,7 +209,7 @@ func (s *snapshot) newest(ctx context.Context, js jetstream.JetStream, stream, s
 	if last := info.State.LastSeq; last > sampleNewest && info.State.Msgs > sampleNewest {
 		from = last - sampleNewest + 1
 	}
-	out := s.read(ctx, js, backlog.Query{Stream: stream, Subject: subject, From: from, Limit: sampleNewest})
+	out := s.read(ctx, js, stored.Query{Stream: stream, Subject: subject, From: from, Limit: sampleNewest})
 	out.total = max(info.State.Msgs, uint64(len(out.tasks)))
 	return out
 }
@@ -218,16 +219,20 @@ func (s *snapshot) oldest(ctx context.Context, js jetstream.JetStream, stream, s
 	if s.stream(stream) == nil {
 		return sample{}
 	}
-	return s.read(ctx, js, backlog.Query{Stream: stream, Subject: subject, Limit: sampleOldest})
+	return s.read(ctx, js, stored.Query{Stream: stream, Subject: subject, Limit: sampleOldest})
 }
 
-func (s *snapshot) read(ctx context.Context, js jetstream.JetStream, q backlog.Query) sample {
+func (s *snapshot) read(ctx context.Context, js jetstream.JetStream, q stored.Query) sample {
 	ctx, done := s.asker.limit(ctx, askLimit, "$JS.API.DIRECT.GET."+q.Stream)
 	defer done()
-	p, err := backlog.Read(ctx, js, q)
-	out := sample{err: why(ctx, err), total: uint64(len(p.Messages)) + p.Rest}
-	for _, m := range p.Messages {
+	var out sample
+	for m, err := range stored.Read(ctx, js, q) {
+		if err != nil {
+			out.err = why(ctx, err)
+			break
+		}
 		out.tasks = append(out.tasks, backlog.TaskOf(m))
+		out.total = uint64(len(out.tasks)) + m.Rest
 	}
 	return out
 }

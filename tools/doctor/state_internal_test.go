@@ -6,6 +6,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/streams/backlog"
@@ -93,11 +95,11 @@ func TestLane(t *testing.T) {
 				live.second.Delivered.Last = &last
 			}
 			if tt.waits > 0 {
-				live.waiting.tasks = []backlog.Task{{Stored: backlog.Message{StoredAt: at.Add(-tt.waits)}}}
+				live.waiting.tasks = []backlog.Task{{Stored: stored.Message{Time: at.Add(-tt.waits)}}}
 			}
 			retries.second = look{pulls: tt.retryPulls}.info(retries.want.Config, at)
 			for range tt.processes {
-				s.presence.processes = append(s.presence.processes, process{Service: "pdf"})
+				s.presence.processes = append(s.presence.processes, fleet.Process{Service: "pdf"})
 			}
 			findings, line := lookLanes(s)
 			got := ""
@@ -165,10 +167,10 @@ func TestCrafted(t *testing.T) {
 		}, "stream-filling"},
 		{"short leases", lookTopology, func(s *snapshot) { s.fleet.Classes[0].AckWait = 2 * time.Second }, "short-lease"},
 		{"a process that is not ready", lookProcesses, func(s *snapshot) {
-			s.presence = presence{known: true, processes: []process{{Service: "pdf", Started: at.Add(-time.Hour), NotReady: "RETRY refuses"}}}
+			s.presence = presence{known: true, processes: []fleet.Process{{Service: "pdf", Started: at.Add(-time.Hour), NotReady: "RETRY refuses"}}}
 		}, "process-not-ready"},
 		{"a process that starts", lookProcesses, func(s *snapshot) {
-			s.presence = presence{known: true, processes: []process{{Service: "pdf", Started: at.Add(-time.Second), NotReady: "starting"}}}
+			s.presence = presence{known: true, processes: []fleet.Process{{Service: "pdf", Started: at.Add(-time.Second), NotReady: "starting"}}}
 		}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

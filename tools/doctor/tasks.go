@@ -49,7 +49,7 @@ func since(of []backlog.Task, at time.Time) (n int) {
 
 func diedAt(t backlog.Task) time.Time {
 	if t.DiedAt.IsZero() {
-		return t.Stored.StoredAt
+		return t.Stored.Time
 	}
 	return t.DiedAt
 }

@@ -79,7 +79,7 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 		if e.Phase == audit.Part && c.Act == "" {
 			continue // they only name what the intent is about
 		}
-		t.Add(e.Time.Local().Format(time.DateTime), screen.Plain(e.By), screen.Plain(e.Verb), screen.Plain(string(e.Phase)), screen.Cut(what(e), whatWidth), screen.Cut(result(e), whatWidth), screen.Cut(screen.Plain(e.Reason), whatWidth), screen.Plain(e.Act))
+		t.Add(second(e.Time), screen.Plain(e.By), screen.Plain(e.Verb), screen.Plain(string(e.Phase)), screen.Cut(what(e), whatWidth), screen.Cut(result(e), whatWidth), screen.Cut(screen.Plain(e.Reason), whatWidth), screen.Plain(e.Act))
 	}
 	switch {
 	case app.JSON:

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/deadletter"
@@ -173,7 +174,7 @@ func letterOf(l deadletter.Letter) letter {
 	out := letter{
 		Sequence: l.Sequence, ID: l.ID, Kind: l.Subject.Kind(), Class: l.Subject.Class, Tenant: l.Subject.Tenant,
 		Reason: l.Reason, Attempts: l.Attempt, Deaths: l.Deaths, Generation: l.Generation,
-		EnqueuedAt: l.EnqueuedAt.UTC(), DiedAt: l.DiedAt.UTC(), Error: lastError(l),
+		EnqueuedAt: l.EnqueuedAt.UTC(), DiedAt: l.DiedAt.UTC(), Error: l.LastError(), Trace: traceOf(l.Header),
 	}
 	if l.Sequence > 0 { // there is a letter
 		out.Group = deadletter.Fingerprint(&l)
@@ -181,15 +182,13 @@ func letterOf(l deadletter.Letter) letter {
 	if l.Problem != nil {
 		out.Problem = l.Problem.Error()
 	}
-	if sc := telemetry.ParseTraceparent(telemetry.Carrier(l.Header).Get("traceparent")); sc.IsValid() {
-		out.Trace = sc.TraceID().String()
-	}
 	return out
 }
 
-func lastError(l deadletter.Letter) string {
-	if n := len(l.Errors); n > 0 {
-		return l.Errors[n-1].Error
+// traceOf is the id of the trace that a task was published in, and "" without one.
+func traceOf(h nats.Header) string {
+	if sc := telemetry.ParseTraceparent(telemetry.Carrier(h).Get("traceparent")); sc.IsValid() {
+		return sc.TraceID().String()
 	}
 	return ""
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -34,19 +33,18 @@ func (deadShowCmd) Help() string {
 type story struct {
 	letter
 
-	Why       string         `json:"why"`
-	Next      []string       `json:"next"` // what to do
-	History   []step         `json:"history"`
-	Failures  []task.Failure `json:"failures"`             // the first attempt and the last nine, as stored
-	Moves     int            `json:"moves"`                // of this generation
-	Stored    int            `json:"stored_bytes"`         // of the body in the letter
-	Encoding  string         `json:"encoding,omitempty"`   // zstd
-	Ref       string         `json:"ref,omitempty"`        // name of the body in BODIES
-	Edited    string         `json:"edited,omitempty"`     // the act by which its arguments were edited last
-	Jaeger    string         `json:"jaeger,omitempty"`     // where its trace is shown
-	Arguments any            `json:"arguments,omitempty"`  // decoded, in the form of dead edit
-	Body      []byte         `json:"body,omitempty"`       // in base64, when it cannot be decoded
-	BodyError string         `json:"body_error,omitempty"` // why not
+	Why      string         `json:"why"`
+	Next     []string       `json:"next"` // what to do
+	History  []step         `json:"history"`
+	Failures []task.Failure `json:"failures"`           // the first attempt and the last nine, as stored
+	Moves    int            `json:"moves"`              // of this generation
+	Stored   int            `json:"stored_bytes"`       // of the body in the letter
+	Encoding string         `json:"encoding,omitempty"` // zstd
+	Ref      string         `json:"ref,omitempty"`      // name of the body in BODIES
+	Edited   string         `json:"edited,omitempty"`   // the act by which its arguments were edited last
+	Jaeger   string         `json:"jaeger,omitempty"`   // where its trace is shown
+
+	arguments
 }
 
 type step struct {
@@ -85,24 +83,10 @@ func (c *deadShowCmd) storyOf(ctx context.Context, js jetstream.JetStream, l dea
 		s.Jaeger = strings.TrimSuffix(c.Jaeger, "/") + "/trace/" + s.Trace
 	}
 	for _, h := range e.History {
-		at := h.At.UTC()
-		one := step{At: &at, Text: h.Text, Trace: h.Trace}
-		if h.At.IsZero() {
-			one.At = nil
-		}
-		s.History = append(s.History, one)
+		s.History = append(s.History, step{At: instant(h.At), Text: h.Text, Trace: h.Trace})
 	}
 	content, err := l.Content(ctx, js)
-	if err != nil {
-		s.BodyError, s.Body = err.Error(), l.Body
-		return s
-	}
-	d, err := deadletter.NewDocument(content)
-	if err != nil {
-		s.BodyError, s.Body = err.Error(), content
-		return s
-	}
-	s.Arguments = d
+	s.arguments = argumentsOf(content, err, l.Body)
 	return s
 }
 
@@ -133,11 +117,11 @@ func (a *App) tell(s story) {
 	}
 	fact("all traces", "in Jaeger search for the tag task.id=%s", s.ID)
 	a.printf("\nWhat happened\n")
-	blank := strings.Repeat(" ", len(time.DateTime)+len(".000"))
+	blank := strings.Repeat(" ", len(millis))
 	for _, h := range s.History {
 		at := blank
 		if h.At != nil {
-			at = h.At.Local().Format(time.DateTime + ".000")
+			at = h.At.Local().Format(millis)
 		}
 		text := strings.ReplaceAll(printable(h.Text), "\n", "\n"+indent+blank+"  ")
 		if h.Trace != "" {
@@ -147,11 +131,7 @@ func (a *App) tell(s story) {
 	}
 	a.printf("\nWhy\n%s%s\n", indent, printable(s.Why))
 	a.printf("\nArguments%s\n", s.packing())
-	if d, ok := s.Arguments.(*deadletter.Document); ok {
-		a.printf("%s%s\n", indent, strings.ReplaceAll(strings.TrimSpace(printable(string(d.JSON()))), "\n", "\n"+indent))
-	} else {
-		a.printf("%s%s\n%s", indent, screen.Plain(s.BodyError), dump(s.Body))
-	}
+	s.arguments.tell(a)
 	a.printf("\nWhat to do\n")
 	for _, n := range s.Next {
 		a.printf("%s- %s\n", indent, printable(n))
@@ -172,19 +152,4 @@ func (s *story) packing() string {
 		return " (" + screen.Plain(s.Encoding) + ")"
 	}
 	return ""
-}
-
-const dumpBytes = 256
-
-// dump shows how an undecodable body begins.
-func dump(body []byte) string {
-	if len(body) == 0 {
-		return indent + "the body is empty\n"
-	}
-	head := body[:min(len(body), dumpBytes)]
-	text := fmt.Sprintf("%d bytes", len(body))
-	if len(head) < len(body) {
-		text += fmt.Sprintf(", of which the first %d", len(head))
-	}
-	return indent + text + ":\n" + indent + strings.ReplaceAll(strings.TrimSuffix(hex.Dump(head), "\n"), "\n", "\n"+indent) + "\n"
 }

@@ -5,10 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/keyring"
 )
@@ -29,16 +29,8 @@ func TestVerbsWithKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Host, o.Port, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, t.TempDir(), true, true
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
+	o.Host, o.Port, o.StoreDir = "127.0.0.1", server.RANDOM_PORT, t.TempDir()
+	s := natstest.Serve(t, o)
 	for _, tt := range []struct {
 		args string
 		key  string

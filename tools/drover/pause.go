@@ -172,15 +172,6 @@ func (c share) durables(app *App, f *streams.Fleet) ([]fleet.Durable, error) {
 
 const anything = "*"
 
-// moment is a time to come as people read it here.
-func moment(t time.Time) string {
-	layout := time.TimeOnly
-	if time.Until(t) > 12*time.Hour {
-		layout = "2006-01-02 15:04:05"
-	}
-	return t.Local().Format(layout) + " (" + screen.Span(time.Until(t).Round(time.Second)) + ")"
-}
-
 // pauses are the records of pauses, for explaining what lanes say.
 type pauses struct {
 	records []fleet.Record

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/shared/task"
-	"github.com/droverhq/drover/shared/telemetry"
 	"github.com/droverhq/drover/streams/backlog"
 	"github.com/droverhq/drover/tools/supervise/screen"
 )
@@ -96,26 +95,14 @@ type taskState struct {
 func taskStateOf(t backlog.Task) taskState {
 	out := taskState{
 		ID: t.ID, Kind: t.Subject.Kind(), Class: t.Subject.Class, Tenant: t.Subject.Tenant, State: t.Place,
-		Attempts: t.Attempt, Deaths: t.Deaths, Generation: t.Generation, EnqueuedAt: t.EnqueuedAt.UTC(), StoredAt: t.Stored.StoredAt.UTC(),
+		Attempts: t.Attempt, Deaths: t.Deaths, Generation: t.Generation, EnqueuedAt: t.EnqueuedAt.UTC(), StoredAt: t.Stored.Time.UTC(),
 		DueAt: instant(t.DueAt), Deadline: instant(t.Deadline), Stream: t.Stored.Stream, Sequence: t.Stored.Sequence, Subject: t.Stored.Subject,
-		Size: len(t.Stored.Data), Error: t.LastError(),
+		Size: len(t.Stored.Data), Error: t.LastError(), Trace: traceOf(t.Stored.Header),
 	}
 	if t.Problem != nil {
 		out.Problem = t.Problem.Error()
 	}
-	if sc := telemetry.ParseTraceparent(telemetry.Carrier(t.Stored.Header).Get("traceparent")); sc.IsValid() {
-		out.Trace = sc.TraceID().String()
-	}
 	return out
-}
-
-// instant is t for JSON, absent when there is none.
-func instant(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
 }
 
 func (c *tasksLsCmd) Run(ctx context.Context, app *App) error {

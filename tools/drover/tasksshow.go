@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -50,11 +48,10 @@ func (c *tasksShowCmd) Validate() error {
 type taskStory struct {
 	taskState
 
-	Headers   nats.Header    `json:"headers"`
-	Failures  []task.Failure `json:"failures"`
-	Arguments any            `json:"arguments,omitempty"`
-	Body      []byte         `json:"body,omitempty"` // as stored, in base64, when it cannot be decoded
-	BodyError string         `json:"body_error,omitempty"`
+	Headers  nats.Header    `json:"headers"`
+	Failures []task.Failure `json:"failures"`
+
+	arguments
 }
 
 func (c *tasksShowCmd) Run(ctx context.Context, app *App) error {
@@ -87,7 +84,7 @@ func (c *tasksShowCmd) Run(ctx context.Context, app *App) error {
 		if i > 0 {
 			app.printf("\n")
 		}
-		app.tellTask(t, s)
+		app.tellTask(s)
 	}
 	return backlogError(patient(ctx, err))
 }
@@ -111,12 +108,8 @@ func went(searched []backlog.Searched) string {
 func taskStoryOf(ctx context.Context, js jetstream.JetStream, t backlog.Task) taskStory {
 	s := taskStory{taskState: taskStateOf(t), Headers: nats.Header{}, Failures: append([]task.Failure{}, t.Errors...)}
 	maps.Copy(s.Headers, t.Stored.Header)
-	args, err := t.Arguments(ctx, js)
-	if err != nil {
-		s.BodyError, s.Body = err.Error(), t.Stored.Data
-		return s
-	}
-	s.Arguments = jsonable(args)
+	content, err := t.Content(ctx, js)
+	s.arguments = argumentsOf(content, err, t.Stored.Data)
 	return s
 }
 
@@ -130,22 +123,22 @@ var states = map[backlog.Place]string{
 }
 
 // tellTask writes a task for people.
-func (a *App) tellTask(t backlog.Task, s taskStory) {
+func (a *App) tellTask(s taskStory) {
 	row := func(name, format string, args ...any) {
 		a.printf("%s%-11s  %s\n", indent, name, screen.Plain(fmt.Sprintf(format, args...)))
 	}
 	a.printf("%s %s\n\n", screen.Plain(s.Kind), screen.Plain(s.ID))
 	row("state", "%s: it %s", s.State, states[s.State])
 	if s.DueAt != nil {
-		row("due", "%s, in %s", s.DueAt.Local().Format(time.DateTime), screen.Span(time.Until(*s.DueAt)))
+		row("due", "%s, in %s", second(*s.DueAt), screen.Span(time.Until(*s.DueAt)))
 	}
 	row("class", "%s", s.Class)
 	if s.Tenant != "" {
 		row("tenant", "%s", s.Tenant)
 	}
-	row("published", "%s, %s ago", s.EnqueuedAt.Local().Format(time.DateTime), screen.Span(time.Since(s.EnqueuedAt)))
+	row("published", "%s, %s ago", second(s.EnqueuedAt), screen.Span(time.Since(s.EnqueuedAt)))
 	if s.Deadline != nil {
-		row("deadline", "%s", s.Deadline.Local().Format(time.DateTime))
+		row("deadline", "%s", second(*s.Deadline))
 	}
 	row("attempts", "%d failed, %d deaths, generation %d", s.Attempts, s.Deaths, s.Generation)
 	row("stored", "%s %d, %s", s.Stream, s.Sequence, s.Subject)
@@ -158,7 +151,7 @@ func (a *App) tellTask(t backlog.Task, s taskStory) {
 	if len(s.Failures) > 0 {
 		a.printf("\nFailures\n")
 		for _, f := range s.Failures {
-			a.printf("%s%s  attempt %d: %s\n", indent, f.At.Local().Format(time.DateTime+".000"), f.Attempt, screen.Plain(f.Error))
+			a.printf("%s%s  attempt %d: %s\n", indent, f.At.Local().Format(millis), f.Attempt, screen.Plain(f.Error))
 		}
 	}
 	a.printf("\nHeaders\n")
@@ -171,38 +164,5 @@ func (a *App) tellTask(t backlog.Task, s taskStory) {
 		}
 	}
 	a.printf("\nArguments\n")
-	if s.BodyError != "" {
-		a.printf("%s%s\n%s", indent, screen.Plain(s.BodyError), dump(t.Stored.Data))
-		return
-	}
-	text, err := json.MarshalIndent(s.Arguments, indent, "  ")
-	if err != nil {
-		text = []byte(err.Error())
-	}
-	a.printf("%s%s\n", indent, printable(string(text)))
-}
-
-// jsonable replaces what msgpack has and JSON has not.
-func jsonable(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k, e := range v {
-			out[k] = jsonable(e)
-		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, e := range v {
-			out[i] = jsonable(e)
-		}
-		return out
-	case float32:
-		return jsonable(float64(v))
-	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Sprint(v)
-		}
-	}
-	return v
+	s.arguments.tell(a)
 }

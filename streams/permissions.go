@@ -56,7 +56,7 @@ func operator() User {
 	return User{
 		Name: OperatorUser, Role: OperatorRole,
 		Publish: []string{
-			"$JS.API.>", "$JS.ACK.>", "$JS.FC.>",
+			"$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$JS.SNAPSHOT.>", // the last for backup and restore
 			"$SYS.REQ.ACCOUNT.PING.*", "$SYS.REQ.USER.INFO", // of its own account and itself
 			"tasks.>", "retry.>", "later.>", "due.>", "dead.>", "audit.>", "$KV.>", "$O.>",
 		},

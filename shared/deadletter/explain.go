@@ -68,7 +68,7 @@ func history(l *Letter, trace string) []Step {
 // verdict is why l is dead, and what its reader can do.
 func verdict(l *Letter) (why string, next []string) {
 	redrive := fmt.Sprintf("drover dead redrive %d", l.Sequence)
-	discard := fmt.Sprintf("drover dead discard %d", l.Sequence)
+	discard := fmt.Sprintf("drover dead discard %d --reason WHY", l.Sequence)
 	service := l.Subject.Service
 	switch l.Reason {
 	case task.Failed:

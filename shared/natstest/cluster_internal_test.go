@@ -26,6 +26,7 @@ func routes(tb testing.TB, c *Cluster, i int) []string {
 	for _, r := range rs {
 		at = append(at, net.JoinHostPort(r.IP, strconv.Itoa(r.Port)))
 	}
+	slices.Sort(at) // the node lists them in any order
 	return at
 }
 

@@ -153,6 +153,17 @@ func (p *Process) Kill() {
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.ended }
 
+// ExitCode is that of a process that has ended, and -1 when a signal ended it or
+// it has not.
+func (p *Process) ExitCode() int {
+	select {
+	case <-p.ended:
+		return p.cmd.ProcessState.ExitCode()
+	default:
+		return -1
+	}
+}
+
 // Stop sends SIGTERM and waits as Wait does.
 func (p *Process) Stop() {
 	p.tb.Helper()

@@ -51,8 +51,8 @@ var verdicts = [...]string{done: "done", superseded: "superseded", again: "moved
 
 const hopelessAfter = 10 // deliveries of one message after which even a child is not tried
 
-// work takes one delivery from the queue to its end.
-func (l *lane) work(s *slot, d *delivery) {
+// run takes one delivery to its end.
+func (l *lane) run(s *slot, d *delivery) {
 	st, bad := l.state(d)
 	d.task.Info = task.Info{
 		ID: st.ID, Class: st.Subject.Class, Tenant: st.Subject.Tenant,
@@ -163,13 +163,15 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 		return bury(task.Expired, fmt.Errorf("its deadline %s had passed before it could start", st.Deadline.Format(time.RFC3339)))
 	}
 	handler := k.handler
-	if deaths := d.deaths(st.Deaths); deaths >= l.class.suspectFrom() {
-		if l.kind == liveLane {
-			return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
-		}
-		if st.Deaths >= l.class.suspectFrom() {
-			deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
-		}
+	deaths := d.deaths(st.Deaths)
+	suspect := deaths >= l.class.suspectFrom()
+	if suspect && l.kind == liveLane {
+		return nil, verdict{outcome: again, reason: task.Suspect, err: &deathError{deaths: deaths, how: "its worker died or hung"}}
+	}
+	if suspect && st.Deaths >= l.class.suspectFrom() {
+		deaths = st.Deaths // since then it ran alone: deaths of the parent were not its fault
+	}
+	if suspect || k.isolation != nil {
 		handler = l.inChild(d, deaths)
 	}
 	var err error
@@ -231,7 +233,7 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	defer d.ctx.end(context.Canceled)
 
 	l.mu.Lock()
-	if d.lost { // while it was prepared
+	if !l.lapse(d, start) { // while it was prepared, or on its way
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}
@@ -354,6 +356,9 @@ func (e *deathError) Error() string {
 
 // errorType is the closed set of values of error.type.
 func errorType(v verdict) string {
+	if end, ok := errors.AsType[*endError](v.err); ok {
+		return string(end.reason)
+	}
 	switch {
 	case errors.Is(v.err, ErrAbandoned):
 		return "abandoned"

@@ -3,6 +3,8 @@ package worker_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -125,4 +127,42 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+const isolatedTasks = 20
+
+// BenchmarkIsolated is what a task costs that runs in a process of its own, one
+// after the other: beside a process that does as much to start, connects and builds
+// its worker, and ends without a task.
+func BenchmarkIsolated(b *testing.B) {
+	b.Run("task", func(b *testing.B) {
+		url, js := natstest.Listen(b)
+		topology(b, js, ackWait)
+		l := newLedger(b)
+		p, _ := spawnIsolated(b, url, l, envSlots+"=1")
+		n := 0
+		var total time.Duration
+		for b.Loop() {
+			for range isolatedTasks {
+				n++
+				publishTo(b, js, "test.alone", strconv.Itoa(n), "ok")
+			}
+			events := l.wait(b, time.Minute, "all end", func(events []event) bool { return len(events) == 2*n })
+			events = events[len(events)-2*isolatedTasks:]
+			total += events[len(events)-1].at.Sub(events[1].at) // from the end of the first to that of the last
+		}
+		p.Stop()
+		b.ReportMetric(float64(total.Microseconds())/1000/(isolatedTasks-1)/float64(b.N), "ms/task")
+	})
+	b.Run("process", func(b *testing.B) {
+		url, _ := natstest.Listen(b)
+		for b.Loop() {
+			for range isolatedTasks {
+				cmd := exec.CommandContext(b.Context(), os.Args[0])
+				cmd.Env = append(os.Environ(), "DROVER_TEST_ROLE=isolated", "DROVER_CHILD=1", envURL+"="+url, envLedger+"="+b.TempDir(), envBadChild+"=1")
+				_ = cmd.Run() // exit status 5
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/isolatedTasks/float64(b.N), "ms/process")
+	})
 }

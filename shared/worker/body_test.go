@@ -66,6 +66,28 @@ func TestBodyOutOfMessage(t *testing.T) {
 	}
 }
 
+// A body stays when the broker has not heard that its task is done: the task comes
+// back, and would be dead-lettered without it.
+func TestBodyOutlivesLostAcknowledgement(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		o := checkIn(t, js, note{Text: "large"})
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(ctx context.Context, _ note) error {
+				return js.DeleteConsumer(ctx, "TASKS_DEFAULT", "test") // nobody hears the acknowledgement
+			})
+		})
+		publishRef(t, js, o.Name)
+		time.Sleep(time.Hour)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bodies.Get(t.Context(), js, o.Name); err != nil {
+			t.Errorf("the body of a task that is not acknowledged = %v, want it kept", err)
+		}
+	})
+}
+
 // A claim check that leads to no body is dead-lettered at once, and the worker
 // goes on.
 func TestBadClaimCheck(t *testing.T) {

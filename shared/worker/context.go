@@ -63,15 +63,17 @@ func (c *taskContext) make() context.Context {
 	return c.made
 }
 
-// end cancels the context; the first cause stays.
-func (c *taskContext) end(cause error) {
+// end cancels the context, and reports whether it was not cancelled before: the
+// first cause stays.
+func (c *taskContext) end(cause error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cancelled {
-		return
+		return false
 	}
 	c.cancelled, c.cause = true, cause
 	if c.made != nil {
 		c.cancel(cause)
 	}
+	return true
 }

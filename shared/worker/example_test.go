@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -82,6 +85,80 @@ func ExampleHandle() {
 	fmt.Println(w.Run(ctx))
 	// Output:
 	// image.resize: scale a.png to 320 px, key a-320:0
+	// <nil>
+}
+
+// imageWorker is what both the worker and the processes of its tasks build.
+func imageWorker(js jetstream.JetStream) (*worker.Worker, error) {
+	w, err := worker.New(js, "image")
+	if err != nil {
+		return nil, err
+	}
+	worker.Handle(w, func(context.Context, Resize) error {
+		go func() { panic("no such codec") }() // which nobody can recover
+		select {}
+	}, worker.Isolated(worker.Memory(512<<20)), worker.Retry(retry.Policy{Attempts: 1}))
+	return w, nil
+}
+
+const exampleURL = "EXAMPLE_URL"
+
+// imageMain is the program of ExampleIsolated in the process of one task.
+func imageMain() int {
+	js, err := broker.Connect(context.Background(), broker.Options{URL: os.Getenv(exampleURL)})
+	if err != nil {
+		return 1
+	}
+	defer js.Conn().Close()
+	w, err := imageWorker(js)
+	if err != nil {
+		return 1
+	}
+	if err := w.Run(context.Background()); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// A task that would end its worker ends its own process, and says why in its dead
+// letter. A main needs nothing for it but to connect and build its worker as always.
+func ExampleIsolated() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	_ = os.Setenv(exampleURL, js.Conn().ConnectedUrl())
+
+	w, err := imageWorker(js)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	body, err := task.Marshal(Resize{Key: "a.heic", Width: 320})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := js.Conn().Subscribe("dead.default.image.>", func(m *nats.Msg) {
+		st, _ := task.ReadState(m.Subject, m.Header, task.Stored{})
+		reason, _, _ := strings.Cut(st.Errors[0].Error, ";")
+		fmt.Printf("%s is dead of %q: %s\n", st.ID, st.Reason, reason)
+		cancel()
+	}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(w.Run(ctx))
+	// Output:
+	// a-320 is dead of "failed": died: exit status 2 (panic: no such codec)
 	// <nil>
 }
 

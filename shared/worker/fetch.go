@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +17,7 @@ const (
 	pullExpiry    = 2 * time.Second // so a drain waits for at most that, and a lost pull heals
 	pullHeartbeat = time.Second     // the broker allows at most half the expiry
 	pullLost      = pullExpiry + pullHeartbeat/2
+	pullSilent    = pullHeartbeat + pullHeartbeat/2
 	pullPause     = 250 * time.Millisecond // after a refusal
 	maxAhead      = 256
 	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
@@ -33,6 +35,9 @@ type pull struct {
 	serial    uint64    // of the last request, the last token of its reply subject
 	left      int       // deliveries it may still bring; 0 when it is not outstanding
 	heard     time.Time // when it was sent, or last brought anything
+	doubt     time.Time // what arrives may have been handed out at any time since then; zero: just now
+	mark      string    // the reply subject of the question whose answer ends the doubt
+	marked    time.Time // when it was asked
 	notBefore time.Time // do not send the next one sooner
 }
 
@@ -40,35 +45,43 @@ type pull struct {
 // are sure to start soon.
 func (l *lane) pull(now time.Time) {
 	l.mu.Lock()
-	p, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(p, n, now)
+	l.request(next, now)
+}
+
+// demand is what is to be asked for; without a pull it is nothing.
+type demand struct {
+	pull   *pull
+	serial uint64 // of pull when it was made
+	n      int
 }
 
 // want picks the request to send, if one is due, and counts it as sent. l.mu is
 // held. A request for few is held back while another is outstanding, because each
 // costs the broker about as much as a delivery.
-func (l *lane) want(now time.Time) (*pull, int) {
+func (l *lane) want(now time.Time) demand {
 	if l.draining.Load() {
-		return nil, 0
+		return demand{}
 	}
 	target := l.slots - l.leaked + l.pace.ahead
 	outstanding := l.pulls[0].left + l.pulls[1].left
 	n := target - l.held.n - outstanding
 	if n <= 0 || outstanding > 0 && n < target/2 {
-		return nil, 0
+		return demand{}
 	}
 	for i := range l.pulls {
 		if p := &l.pulls[i]; p.left == 0 && !now.Before(p.notBefore) {
 			p.left, p.heard = n, now
 			p.serial++
-			return p, n
+			return demand{p, p.serial, n}
 		}
 	}
-	return nil, 0
+	return demand{}
 }
 
-func (l *lane) request(p *pull, n int, now time.Time) {
+func (l *lane) request(r demand, now time.Time) {
+	p := r.pull
 	if p == nil {
 		return
 	}
@@ -78,12 +91,15 @@ func (l *lane) request(p *pull, n int, now time.Time) {
 	req = append(req, `,"idle_heartbeat":`...)
 	req = strconv.AppendInt(req, int64(pullHeartbeat), 10)
 	req = append(req, `,"batch":`...)
-	req = strconv.AppendInt(req, int64(n), 10)
+	req = strconv.AppendInt(req, int64(r.n), 10)
 	req = append(req, '}')
-	reply := p.inbox + strconv.FormatUint(p.serial, 10)
+	reply := p.inbox + strconv.FormatUint(r.serial, 10)
 	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
 		l.mu.Lock()
-		p.left, p.notBefore = 0, now.Add(pullPause) // not connected: the keeper tries again
+		if p.serial == r.serial {
+			p.left = 0
+		}
+		p.notBefore = now.Add(pullPause) // not connected: the keeper tries again
 		l.checkQuiet()
 		l.mu.Unlock()
 	}
@@ -96,34 +112,45 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.answered(p, m, now)
 		return
 	}
-	d := &delivery{msg: m, confirmed: now, extended: now}
+	d := &delivery{msg: m}
 	if !d.readReply() {
 		l.report("read a delivery", fmt.Errorf("%q is not the reply subject of a JetStream message", m.Reply)) // nothing to settle
 		return
 	}
 	l.mu.Lock()
-	p.heard = now
+	p.listen(now)
+	d.confirmed = now
+	if !p.doubt.IsZero() {
+		d.confirmed = p.doubt
+	}
+	d.extended = d.confirmed
 	delete(l.trouble, pulling)
 	if p.left > 0 {
 		p.left--
 		l.checkQuiet()
 	}
 	l.held.add(d)
-	next, n := l.want(now)
+	if l.next == nil {
+		l.next = d
+	}
+	l.wake()
+	next := l.want(now)
 	l.mu.Unlock()
-	l.queue <- d
-	l.request(next, n, now)
+	l.request(next, now)
 }
 
 // answered handles the status that ends a pull, or keeps it alive.
 func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 	status, text := m.Header.Get("Status"), m.Header.Get("Description")
 	l.mu.Lock()
+	if m.Subject == p.mark { // whatever was on its way before it has arrived
+		p.doubt, p.mark = time.Time{}, ""
+	}
 	if m.Subject != p.inbox+strconv.FormatUint(p.serial, 10) || p.left == 0 { // of an earlier request
 		l.mu.Unlock()
 		return
 	}
-	p.heard = now
+	p.listen(now)
 	if status == "100" { // idle heartbeat
 		l.mu.Unlock()
 		return
@@ -139,9 +166,9 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 			l.trouble[pulling] = fmt.Errorf("%w in %s, or it has no leader now", ErrNotBound, l.stream)
 		}
 	}
-	next, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(next, n, now)
+	l.request(next, now)
 }
 
 // readReply reads what the reply subject says of a delivery: how often it was
@@ -151,34 +178,70 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.….<pending>[.<token>]
 func (d *delivery) readReply() bool {
-	var dots [12]int
-	n := 0
-	for i := range len(d.msg.Reply) {
-		if d.msg.Reply[i] == '.' {
-			if n == len(dots) {
-				return false
-			}
-			dots[n] = i
-			n++
-		}
-	}
-	first := 3 // the dot before <delivered>
-	if n >= 10 {
-		first = 5
-	}
-	if n != 8 && n < 10 {
+	reply := d.msg.Reply
+	n := strings.Count(reply, ".")
+	if n != 8 && (n < 10 || n > 11) {
 		return false
+	}
+	skip := 4 // tokens before <delivered>
+	if n >= 10 {
+		skip = 6
+	}
+	for range skip {
+		reply = reply[strings.IndexByte(reply, '.')+1:]
 	}
 	var fields [4]int64
 	for i := range fields {
-		v, err := strconv.ParseInt(d.msg.Reply[dots[first+i]+1:dots[first+i+1]], 10, 64)
-		if err != nil || v < 0 {
+		digits := strings.IndexByte(reply, '.')
+		if digits < 1 || digits > 19 {
 			return false
 		}
-		fields[i] = v
+		for _, c := range []byte(reply[:digits]) {
+			if c < '0' || c > '9' {
+				return false
+			}
+			fields[i] = fields[i]*10 + int64(c-'0')
+		}
+		if fields[i] < 0 { // more than an int64 holds
+			return false
+		}
+		reply = reply[digits+1:]
 	}
 	d.delivered, d.sequence, d.storedAt = int(fields[0]), uint64(fields[1]), fields[3]
 	return true
+}
+
+// listen notes that p is heard of. When that was due long before, this process or
+// its connection has stood still: what arrives now may have been handed out
+// meanwhile, and after ack-wait to another worker, so its lease runs from when p
+// was last heard of. lane.mu is held.
+func (p *pull) listen(now time.Time) {
+	if p.left > 0 && p.doubt.IsZero() && now.Sub(p.heard) > pullSilent {
+		p.doubt = p.heard
+	}
+	p.heard = now
+}
+
+// marks returns the reply subjects of the questions that are to be asked now to end
+// a doubt: their answers come after all that is on its way. l.mu is held.
+func (l *lane) marks(now time.Time) (due []string) {
+	for i := range l.pulls {
+		p := &l.pulls[i]
+		if p.doubt.IsZero() || p.mark != "" && now.Sub(p.marked) < pullHeartbeat {
+			continue
+		}
+		if p.mark == "" {
+			l.serial++
+			p.mark = p.inbox + "mark" + strconv.FormatUint(l.serial, 10)
+		}
+		p.marked = now
+		due = append(due, p.mark)
+	}
+	return due
+}
+
+func (l *lane) ask(mark string) {
+	_ = l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+l.durable), mark, nil) // not connected: the keeper asks again
 }
 
 const pulling = "pull tasks"
@@ -188,6 +251,7 @@ const pulling = "pull tasks"
 func (l *lane) checkPulls(now time.Time) {
 	for i := range l.pulls {
 		if p := &l.pulls[i]; p.left > 0 && now.Sub(p.heard) > pullLost {
+			p.listen(now)
 			p.left = 0
 			l.trouble[pulling] = errors.New("the broker does not answer")
 			l.checkQuiet()

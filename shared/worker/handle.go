@@ -59,6 +59,8 @@ type kind struct {
 	handler  Handler
 	timeout  time.Duration // 0: the class's
 	retry    retry.Policy  // zero fields: the class's
+
+	isolation *isolation // nil: in the worker's own process
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another

@@ -25,7 +25,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	natstest.Main(m, map[string]func() int{"worker": workerMain})
+	if worker.IsChild() && os.Getenv("DROVER_TEST_ROLE") == "" {
+		os.Exit(imageMain())
+	}
+	natstest.Main(m, map[string]func() int{"worker": workerMain, "isolated": isolatedMain, "stray": strayMain})
 }
 
 // Environment of the worker process.
@@ -252,6 +255,42 @@ func TestStoppedWorkerIsFenced(t *testing.T) {
 		}
 	}
 	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
+// A task is handed to a worker that is stopped, and comes back when its lease is
+// over: the worker finds it when it goes on, late, and does not run it.
+func TestStoppedWorkerFindsLateTask(t *testing.T) {
+	t.Parallel()
+	url, js := natstest.Listen(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	zombie := spawnWorker(t, url, l)
+	until(t, 10*time.Second, "it asks for tasks", func() bool { return asked(t, js) })
+	zombie.Signal(syscall.SIGSTOP)
+	publish(t, js, "a", note{Text: "ok"})
+	second := spawnWorker(t, url, l)
+	l.wait(t, 20*time.Second, "a ends", ended("a"))
+	second.Stop()
+	zombie.Signal(syscall.SIGCONT)
+	publish(t, js, "b", note{Text: "ok"})
+	l.wait(t, 20*time.Second, "it works again, and b ends", ended("b"))
+	zombie.Stop()
+	for _, e := range l.read(t) {
+		if e.id == "a" && e.pid != second.PID() {
+			t.Errorf("the stopped worker has run it: %s", e.what)
+		}
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
+// asked reports whether a worker waits for tasks.
+func asked(tb testing.TB, js jetstream.JetStream) bool {
+	tb.Helper()
+	c, err := js.Consumer(tb.Context(), "TASKS_DEFAULT", "test")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c.CachedInfo().NumWaiting > 0
 }
 
 // Five rolling restarts under load: nothing is lost, nothing runs twice, and

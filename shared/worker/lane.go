@@ -38,7 +38,6 @@ type lane struct {
 	labels         metric.MeasurementOption // of the lane as a whole
 	byKind         map[*kind]*labels        // nil is for kinds without a handler
 
-	queue   chan *delivery // held, not started; a nil ends one slot
 	acks    chan *delivery // done, to be acknowledged
 	acked   chan struct{}  // closed when nothing is put into acks any more
 	leases  *nats.Subscription
@@ -52,6 +51,11 @@ type lane struct {
 	draining atomic.Bool // set once, with mu held
 	mu       sync.Mutex
 	held     deliveries // every delivery that is not settled
+	next     *delivery  // the first of them that waits for a slot; nil when none does
+	work     sync.Cond  // there is work for an idle slot, or there will be no more
+	idleN    int        // slots that wait for work
+	waking   bool       // one of them is on its way
+	over     bool       // no more work will come
 	running  int
 	leaked   int // slots whose handler was abandoned
 	alive    int // slots that have not ended and are not leaked
@@ -63,19 +67,19 @@ type lane struct {
 	served   time.Time           // when its pulls were last in order
 }
 
-// queueSize bounds what a lane can hold unstarted. A lane asks for at most
-// slots + maxAhead; only pulls that were given up and answered all the same
-// can bring more.
-const queueSize = 8 * maxAhead
+// acksSize is more than a lane holds: it asks for at most slots + maxAhead, and only
+// pulls that were given up and answered all the same can bring more.
+const acksSize = 8 * maxAhead
 
 func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.ConsumerInfo) *lane {
 	l := &lane{
 		w: w, class: c, kind: kind, slots: slots, stream: info.Stream, durable: info.Name, ackWait: info.Config.AckWait,
-		inbox: w.nc.NewInbox(), queue: make(chan *delivery, queueSize), acks: make(chan *delivery, queueSize), acked: make(chan struct{}),
+		inbox: w.nc.NewInbox(), acks: make(chan *delivery, acksSize), acked: make(chan struct{}),
 		quiet: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{}),
 		asked: map[string]question{}, trouble: map[string]error{},
 	}
 	l.held.init()
+	l.work.L = &l.mu
 	l.spanAttributes = []attribute.KeyValue{
 		attribute.String(telemetry.MessagingSystem, "nats"),
 		attribute.String(telemetry.MessagingOperationName, "process"),
@@ -132,11 +136,39 @@ type slot struct {
 
 func (s *slot) run() {
 	defer s.end() // deferred: a handler may end its goroutine
-	for d := range s.lane.queue {
-		if d == nil {
-			return
+	for d := s.lane.take(); d != nil; d = s.lane.take() {
+		s.lane.run(s, d)
+	}
+}
+
+// take waits for the next delivery to work on. It returns nil when there will be
+// no more.
+func (l *lane) take() *delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.next == nil {
+		if l.over {
+			return nil
 		}
-		s.lane.work(s, d)
+		l.idleN++
+		l.work.Wait()
+		l.idleN--
+		l.waking = false
+	}
+	d := l.next
+	l.next = l.held.after(d)
+	l.wake()
+	return d
+}
+
+// wake sends an idle slot to work, if there is some and no slot is on its way to
+// it, which wakes the next. So tasks that a slot gets through sooner than another
+// one wakes up are left to it: waking costs as much as a tiny task does, and what
+// few slots do is done in order (BenchmarkDrain). l.mu is held.
+func (l *lane) wake() {
+	if l.next != nil && l.idleN > 0 && !l.waking {
+		l.waking = true
+		l.work.Signal()
 	}
 }
 
@@ -180,9 +212,10 @@ func (l *lane) drain() {
 	// Pulls cannot be cancelled, and a task that is delivered to nobody is back
 	// only after ack-wait, with a death to its name: wait until they expire.
 	<-l.quiet
-	for range 2 * l.slots {
-		l.queue <- nil
-	}
+	l.mu.Lock()
+	l.over = true
+	l.work.Broadcast()
+	l.mu.Unlock()
 	select {
 	case <-l.idle:
 	case <-l.w.giveUp:
@@ -233,7 +266,7 @@ func (l *lane) ready() error {
 type phase int
 
 const (
-	phaseWaiting   phase = iota // in the queue
+	phaseWaiting   phase = iota // for a slot
 	phaseRunning                // in its handler
 	phaseSettling               // has a verdict, being settled by whoever set this phase
 	phaseAbandoned              // its handler is still running, and its attempt is settled without it

@@ -49,10 +49,15 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		case now.Sub(d.extended) >= l.extendAfter(d):
 			extend = append(extend, d)
 		}
-		if d.phase == phaseRunning && now.Sub(d.limit) > l.w.grace {
-			d.phase = phaseAbandoned
-			abandon = append(abandon, d)
+		if d.phase != phaseRunning || now.Sub(d.limit) <= l.w.grace {
+			continue
 		}
+		if d.ctx.end(ErrTimeLimit) { // this process stood still when its timer was due: its grace begins now
+			d.limit = now
+			continue
+		}
+		d.phase = phaseAbandoned
+		abandon = append(abandon, d)
 	}
 	for reply, q := range l.asked {
 		if now.Sub(q.sent) > l.ackWait {
@@ -64,11 +69,15 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		l.served = now
 	}
 	away := now.Sub(l.served) > awayLimit
-	next, n := l.want(now)
+	next := l.want(now)
+	marks := l.marks(now)
 	l.mu.Unlock()
-	l.request(next, n, now)
+	l.request(next, now)
 	if away {
 		l.w.move(now)
+	}
+	for _, mark := range marks {
+		l.ask(mark)
 	}
 	for _, d := range extend {
 		l.extend(d, now)

@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector keeps memory of its own, several times what is used.
+
 package worker
 
 import (

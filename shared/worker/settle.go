@@ -1,9 +1,12 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,10 +49,12 @@ func (l *lane) settle(d *delivery, v verdict) {
 		l.acks <- d
 		return
 	}
-	settled := false
+	settled, heard := false, false
 	if l.holds(d) {
 		switch v.outcome {
-		case done, superseded:
+		case done:
+			settled, heard = l.ackHeard(d)
+		case superseded:
 			settled = l.ack(d)
 		case again, dead:
 			settled = l.move(d, v)
@@ -61,7 +66,7 @@ func (l *lane) settle(d *delivery, v verdict) {
 	}
 	d.run.end(v)
 	l.release(v.outcome, d)
-	if v.outcome == done {
+	if heard {
 		l.forget(d.task.Kind, ref[0])
 	}
 }
@@ -77,14 +82,17 @@ func (l *lane) release(as outcome, of ...*delivery) {
 			l.pace.add(d.run.ran)
 		}
 	}
-	p, n := l.want(now)
+	next := l.want(now)
 	l.mu.Unlock()
-	l.request(p, n, now)
+	l.request(next, now)
 }
 
 // acknowledge sends the acknowledgements of tasks that are done, one after the
 // other in one goroutine: the connection has one lock, held while it writes to
-// the network, and slots that queue for it would stand still (BenchmarkDrain).
+// the network, and slots that queue for it would stand still. It lets those that
+// are about to be done go first, and sends what it has in the order of the stream:
+// the broker removes the first message of a block at once, and rewrites blocks
+// that lose others (BenchmarkDrain).
 func (l *lane) acknowledge() {
 	batch := make([]*delivery, 0, ackBatch)
 	for {
@@ -96,9 +104,11 @@ func (l *lane) acknowledge() {
 				return
 			}
 		}
+		runtime.Gosched()
 		for len(l.acks) > 0 && len(batch) < ackBatch {
 			batch = append(batch, <-l.acks)
 		}
+		slices.SortFunc(batch, func(a, b *delivery) int { return cmp.Compare(a.sequence, b.sequence) })
 		sent := batch[:0]
 		for _, d := range batch {
 			if l.w.nc.Publish(d.msg.Reply, nil) == nil {
@@ -124,6 +134,21 @@ const ackBatch = 64 // acknowledgements between two looks at the lane's lock
 // task run again, which at-least-once allows, and an answer would halve the rate.
 func (l *lane) ack(d *delivery) bool {
 	return l.insist(d, "acknowledge a task", tryLimit, func(context.Context) error { return l.w.nc.Publish(d.msg.Reply, nil) })
+}
+
+// ackHeard acknowledges a task whose body is in BODIES. heard is false when the
+// broker may not have it for good: the body has to stay then, because a task that
+// comes back without its body is dead-lettered although it was done. Only an answer
+// to the first try counts. A leader that is cut off from the others answers the
+// second one from what it remembers of the first, which it could not store.
+func (l *lane) ackHeard(d *delivery) (settled, heard bool) {
+	tries := 0
+	settled = l.insist(d, "acknowledge a task", tryLimit, func(ctx context.Context) error {
+		tries++
+		_, err := l.w.nc.RequestWithContext(ctx, d.msg.Reply, nil)
+		return err
+	})
+	return settled, settled && tries == 1
 }
 
 // move publishes the task to where it goes on, sees that it is stored, and only

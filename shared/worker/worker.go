@@ -20,7 +20,9 @@
 //
 // Tasks whose process dies under them are counted. From the second death on such
 // a task runs alone in a child process, so that it cannot harm its neighbours,
-// and a child that dies too makes it a dead letter.
+// and a child that dies too makes it a dead letter. Tasks of a kind that is
+// [Isolated] run in such a child from the first attempt on, under limits of memory,
+// time and temp files.
 //
 // # Concurrency
 //
@@ -161,6 +163,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if IsChild() {
 		return w.runOne(ctx)
 	}
+	w.warnUnenforced(ctx)
 	defer broker.OnDenied(w.nc, w.hear)()
 	if err := w.bind(ctx); err != nil {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)

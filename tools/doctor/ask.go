@@ -18,6 +18,8 @@ var (
 	errSlow   = errors.New("the examination took longer than it may")
 	errSilent = errors.New("no answer")
 	errDenied = errors.New("not allowed for these credentials")
+
+	errLeaderless = errors.New("answered by a node that knows of no leader")
 )
 
 // askLimit is for one answer of the broker. An election takes 6 to 8 s: a stream

@@ -60,7 +60,8 @@ func classify(err error, targets []target, host Host, object string) Finding {
 		return find("broker-localhost", object, "this is a container, and localhost is the container itself: no broker is in it", 0).
 			seen(sign).
 			remedy("DROVER_NATS_URL=nats://nats:4222   # the broker's name on the network of the containers",
-				"DROVER_NATS_URL=nats://host.docker.internal:4222   # a broker on the host; with podman host.containers.internal")
+				"DROVER_NATS_URL=nats://host.docker.internal:4222   # a broker on the host; with podman host.containers.internal",
+				"drover up   # if broker and fleet are meant to run in this container")
 	case isTLS(err):
 		return find("broker-tls", object, "the broker is there, and TLS with it fails", 0).
 			remedy("use tls://HOST:PORT with the name that the certificate is for", "trust its authority: SSL_CERT_FILE=ca.pem")
@@ -114,10 +115,12 @@ func lookBroker(s *snapshot) ([]Finding, Check) {
 		return []Finding{f}, Check{Text: "not reached: nothing else could be looked at"}
 	}
 	if subject, deaf := s.asker.deaf(); deaf {
+		inbox, _, _ := strings.Cut(subject, ".")
 		return []Finding{find("inbox-denied", s.url, "these credentials may not hear answers", 0).
-			seen("subscribing to " + subject + " was refused").
+			seen("subscribing to "+subject+" was refused").
 			follows("Every request of a program with these credentials ends in a timeout.").
-			remedy("allow the user to subscribe to " + subject)}, Check{Text: s.url + ": its answers cannot be heard"}
+			remedy("--nkey FILE   # named as `drover keys` names it, USER.nk: the inbox of USER is _INBOX_USER",
+				"allow the user to subscribe to "+inbox+".>")}, Check{Text: s.url + ": its answers cannot be heard"}
 	}
 	return nil, Check{Text: fmt.Sprintf("%s, nats-server %s%s, answers in %v", s.url, s.version, s.named(), s.rtt.Round(10*time.Microsecond))}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/streams"
 )
 
 const (
@@ -29,7 +30,7 @@ func dial(ctx context.Context, o Options, a *asker) (jetstream.JetStream, error)
 	defer cancel()
 	each := limit / 2 / time.Duration(1+strings.Count(o.URL, ",")) // nats.go tries them one after the other
 	return broker.Connect(ctx, broker.Options{
-		URL: o.URL, Name: "drover-doctor", Creds: o.Creds, NKey: o.NKey, Logger: slog.New(slog.DiscardHandler),
+		URL: o.URL, Name: cmp.Or(o.User, streams.OperatorUser), Creds: o.Creds, NKey: o.NKey, Logger: slog.New(slog.DiscardHandler),
 		Extra: []nats.Option{nats.Timeout(each), nats.ErrorHandler(a.complain)},
 	})
 }

@@ -33,6 +33,7 @@ type Options struct {
 	URL   string // one or more, separated by commas; "" means broker.DefaultURL
 	Creds string // path of a .creds file; "" for none
 	NKey  string // path of an nkey seed file; "" for none
+	User  string // whose key that is, which the permissions of its inbox go by; "" means streams.OperatorUser
 
 	Limit    time.Duration // of the whole examination; 0 means 10 s
 	Interval time.Duration // between the two looks at the lanes; 0 means 1 s

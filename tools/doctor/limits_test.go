@@ -73,7 +73,7 @@ authorization { users: [
 	{user: ops, password: pw}
 	{user: guest, password: pw, permissions: {
 		publish: {allow: ["$JS.API.INFO", "$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.TASKS_DEFAULT"]}
-		subscribe: {allow: ["_INBOX_drover-doctor.>"]}
+		subscribe: {allow: ["_INBOX_drover.>"]}
 	}}
 	{user: deaf, password: pw, permissions: {subscribe: {allow: ["nothing"]}}}
 ] }`)
@@ -94,7 +94,7 @@ authorization { users: [
 			t.Errorf("check of tasks = %+v, want it skipped", c)
 		}
 	}
-	says(t, first(t, examine(t, doctor.Options{Fleet: f.Fleet, URL: as(s, "deaf"), Interval: 100 * time.Millisecond}), "inbox-denied", s.ClientURL()), "may not hear answers")
+	says(t, first(t, examine(t, doctor.Options{Fleet: f.Fleet, URL: as(s, "deaf"), Interval: 100 * time.Millisecond}), "inbox-denied", s.ClientURL()), "may not hear answers", "subscribe to _INBOX_drover.>")
 	says(t, first(t, examine(t, doctor.Options{Fleet: f.Fleet, URL: as(s, "nobody")}), "broker-credentials", s.ClientURL()), "refuses these credentials")
 }
 

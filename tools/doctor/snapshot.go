@@ -165,10 +165,15 @@ func (s *snapshot) readStreams(ctx context.Context, js jetstream.JetStream) {
 		wg.Go(func() {
 			sent := time.Now()
 			var info jetstream.StreamInfo
-			if st.err = s.asker.api(ctx, "STREAM.INFO."+st.name, &info); st.err == nil {
-				st.info = &info
-				clocks.add(sent, info.TimeStamp, time.Now())
+			if st.err = s.asker.api(ctx, "STREAM.INFO."+st.name, &info); st.err != nil {
+				return
 			}
+			clocks.add(sent, info.TimeStamp, time.Now())
+			if c := info.Cluster; c != nil && c.Leader == "" {
+				st.err = errLeaderless // a node without a quorum still answers, from what it knew
+				return
+			}
+			st.info = &info
 		})
 	}
 	wg.Wait()

@@ -191,7 +191,7 @@ func (s *snapshot) silent(names []string) Finding {
 		object, wrong = "cluster "+s.cluster, "the broker's cluster has no quorum: half of its nodes or more are gone"
 	}
 	f := find("stream-silent", object, wrong, uint64(len(names))).
-		seen(fmt.Sprintf("%s: no answer to stream infos within %v, while the broker answers in %v", head(names, 6), askLimit, s.rtt.Round(10*time.Microsecond))).
+		seen(fmt.Sprintf("%s: no leader has answered a stream info within %v, while the broker answers in %v", head(names, 6), askLimit, s.rtt.Round(10*time.Microsecond))).
 		follows("Nothing is stored in them or delivered from them until there is a leader again; what they hold is kept.")
 	if s.cluster == "" {
 		return f.remedy("nats server check stream --stream "+names[0], "look at the log of nats-server for "+names[0])

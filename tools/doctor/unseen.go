@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -12,9 +13,11 @@ import (
 // lookUnseen is what could not be looked at, and why.
 func lookUnseen(s *snapshot) ([]Finding, Check) {
 	var denied, failed []string
+	silent := slices.ContainsFunc(s.streams, func(st streamState) bool { return isSilent(st.err) })
 	note := func(what string, err error) {
 		switch {
 		case err == nil, missing(err), errors.Is(err, backlog.ErrNoStream):
+		case silent && isSilent(err): // stream-silent says it of all
 		case errors.Is(err, errDenied):
 			denied = append(denied, what)
 		default:
@@ -23,9 +26,7 @@ func lookUnseen(s *snapshot) ([]Finding, Check) {
 	}
 	note("account info", s.accountErr)
 	for _, st := range s.streams {
-		if !isSilent(st.err) { // which is a finding of its own
-			note("stream "+st.name, st.err)
-		}
+		note("stream "+st.name, st.err)
 	}
 	for _, l := range s.lanes {
 		note(l.source(), l.err)
@@ -44,7 +45,7 @@ func lookUnseen(s *snapshot) ([]Finding, Check) {
 		follows("What was not looked at may be broken or not.")
 	if len(denied) > 0 {
 		f = f.seen("these credentials may not read: " + head(denied, 6)).
-			remedy("run it with an operator's credentials: drover doctor --creds FILE")
+			remedy("run it with an operator's credentials: drover doctor --nkey drover.nk, or --creds FILE")
 	}
 	if len(failed) > 0 {
 		f = f.seen("no answer: " + head(failed, 6)).remedy("drover doctor --timeout 30s")
@@ -53,7 +54,7 @@ func lookUnseen(s *snapshot) ([]Finding, Check) {
 }
 
 func isSilent(err error) bool {
-	if errors.Is(err, errSilent) {
+	if errors.Is(err, errSilent) || errors.Is(err, errLeaderless) {
 		return true
 	}
 	e, ok := errors.AsType[*jetstream.APIError](err)

@@ -65,7 +65,7 @@ func (c *benchCmd) Run(ctx context.Context, app *App) error {
 	cfg.Progress = func(line string) { _, _ = fmt.Fprintln(app.Stderr, line) }
 	if app.Named {
 		cfg.Replicas = fleet.Replicas
-		cfg.Broker = &broker.Options{URL: app.NATS, Name: "drover-bench", Creds: app.Creds, NKey: app.NKey, Logger: log}
+		cfg.Broker = &broker.Options{URL: app.NATS, Name: app.user(), Creds: app.Creds, NKey: app.NKey, Logger: log}
 	}
 	report, err := bench.Run(ctx, cfg)
 	if err != nil {

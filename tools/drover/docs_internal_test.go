@@ -22,16 +22,22 @@ import (
 	"github.com/droverhq/drover/tools/supervise"
 )
 
-const commandsPage = "../../docs/commands.md"
+const (
+	commandsPage   = "../../docs/commands.md"
+	operationsPage = "../../docs/operations.md"
+)
 
 // What the help and the page show as an example is accepted as it stands.
 func TestExamples(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(commandsPage)
-	if err != nil {
-		t.Fatal(err)
+	texts := map[string]string{}
+	for _, page := range []string{commandsPage, operationsPage} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[page] = string(text)
 	}
-	texts := map[string]string{commandsPage: string(page)}
 	for _, words := range append(verbs(t), nil) {
 		var out strings.Builder
 		execute(t.Context(), append(words, "--help"), strings.NewReader(""), &out, &out)

@@ -34,7 +34,8 @@ func (doctorCmd) Run(ctx context.Context, app *App) error {
 		return err
 	}
 	r, err := doctor.Examine(ctx, doctor.Options{
-		Fleet: fleet, URL: app.NATS, Creds: app.Creds, NKey: app.NKey, Limit: app.Timeout, Host: doctor.ThisHost(),
+		Fleet: fleet, URL: app.NATS, Creds: app.Creds, NKey: app.NKey, User: app.user(),
+		Limit: app.Timeout, Host: doctor.ThisHost(),
 	})
 	if err != nil {
 		return usage(err)

@@ -5,6 +5,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/droverhq/drover/services/cmd/catalog"
 	startup "github.com/droverhq/drover/services/service"
@@ -38,7 +42,7 @@ func (c *runCmd) Run(ctx context.Context, app *App) error {
 		return usage(fmt.Errorf("run %s: there is no such service, only %s", name, list(serviceNames())))
 	}
 	s.Usage = "drover run " + name
-	args := append(app.given(), c.Service[1:]...)
+	args := append(app.given(c.Service[1:]), c.Service[1:]...)
 	if code := startup.Exec(ctx, s, args, app.Stdout, app.Stderr); code != exitOK {
 		return exitError(code)
 	}
@@ -62,8 +66,9 @@ func serviceNames() []string {
 }
 
 // given are the common flags that came before the name of the service, for the
-// service to read. What the environment says, it reads by itself.
-func (a *App) given() []string {
+// service to read. What the environment says, it reads by itself, and what is
+// said again after its name, in own, is what counts.
+func (a *App) given(own []string) []string {
 	var args []string
 	for _, f := range []struct{ flag, value, env, otherwise string }{
 		{"--nats", a.NATS, "DROVER_NATS_URL", broker.DefaultURL},
@@ -71,9 +76,13 @@ func (a *App) given() []string {
 		{"--nkey", a.NKey, "DROVER_NKEY", ""},
 		{"--fleet", a.Fleet, "DROVER_FLEET", ""},
 	} {
-		if f.value != cmp.Or(os.Getenv(f.env), f.otherwise) {
-			args = append(args, f.flag, f.value)
+		env := os.Getenv(f.env)
+		again := slices.ContainsFunc(own, func(w string) bool { return w == f.flag || strings.HasPrefix(w, f.flag+"=") })
+		// Of a relative path in the environment the value is the absolute one.
+		if again || f.value == cmp.Or(env, f.otherwise) || env != "" && f.value == kong.ExpandPath(env) {
+			continue
 		}
+		args = append(args, f.flag, f.value)
 	}
 	return args
 }

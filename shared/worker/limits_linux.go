@@ -1,0 +1,110 @@
+package worker
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const limitsEnforced = true
+
+// limit sets the limits of a process that waits for its assignment, except that of
+// memory. The limits are hard ones: without privileges it cannot raise them again.
+func (i *isolation) limit(pid int) error {
+	type rlimit struct {
+		name     string
+		resource int
+		max      int64
+	}
+	limits := []rlimit{
+		{"size of a file", unix.RLIMIT_FSIZE, i.temp},
+		{"core dump", unix.RLIMIT_CORE, 0}, // it would be as large as the cap
+	}
+	if i.cpu > 0 { // a soft limit before it would be a signal that Go ignores
+		limits = append(limits, rlimit{"processor time", unix.RLIMIT_CPU, int64(i.cpu.Seconds())})
+	}
+	for _, l := range limits {
+		var have unix.Rlimit
+		if err := unix.Prlimit(pid, l.resource, nil, &have); err != nil {
+			return fmt.Errorf("ask for the limit of %s: %w", l.name, err)
+		}
+		to := min(uint64(l.max), have.Max)
+		if err := unix.Prlimit(pid, l.resource, &unix.Rlimit{Cur: to, Max: to}, nil); err != nil {
+			return fmt.Errorf("limit %s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// limitMemory caps what this process may occupy, before it runs its task. The kernel
+// limits what is mapped to write to (not RLIMIT_AS, because Go reserves more address
+// space than it ever uses), so what is mapped and has never been used comes on top:
+// 40 MiB of a runtime's tables, and with C 8 MiB of stack for each thread.
+func limitMemory(occupied int64) error {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return err
+	}
+	var total, resident, shared, text, lib, data int64 // pages
+	if _, err := fmt.Sscan(string(statm), &total, &resident, &shared, &text, &lib, &data); err != nil {
+		return fmt.Errorf("read /proc/self/statm: %w", err)
+	}
+	unused := max(0, data-(resident-shared)) * int64(os.Getpagesize())
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_DATA, &have); err != nil {
+		return fmt.Errorf("ask for the limit of memory: %w", err)
+	}
+	to := min(uint64(occupied+unused), have.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: to, Max: to}); err != nil {
+		return fmt.Errorf("limit memory: %w", err)
+	}
+	return nil
+}
+
+// killStrays kills the processes that have mark in their environment: those that
+// left the group of the task that started them. One that is started while it looks
+// is found by the next round.
+func killStrays(mark string) {
+	for range strayRounds {
+		found := false
+		entries, _ := os.ReadDir("/proc") // without it there is nothing to find
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || !marked(pid, mark) {
+				continue
+			}
+			found = true
+			if p, err := os.FindProcess(pid); err == nil { // holds on to this process, not to its number
+				if marked(pid, mark) {
+					_ = p.Kill()
+				}
+				_ = p.Release()
+			}
+		}
+		if !found {
+			return
+		}
+	}
+}
+
+// strayRounds is enough for a process that starts others as fast as it can, while
+// each of them is killed before it has started its own.
+const strayRounds = 20
+
+// marked reports whether a process was started with mark in its environment. A
+// process that has been killed has none.
+func marked(pid int, mark string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false // it has ended, or is another user's
+	}
+	for v := range bytes.SplitSeq(env, []byte{0}) {
+		if string(v) == mark {
+			return true
+		}
+	}
+	return false
+}

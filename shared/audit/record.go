@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -51,7 +52,7 @@ func store(ctx context.Context, js jetstream.JetStream, e Entry) error {
 		if err == nil {
 			return nil
 		}
-		if now := js.Conn().LastError(); now != complaint && errors.Is(now, nats.ErrPermissionViolation) { //nolint:errorlint // is it the same one
+		if broker.DeniedSince(js.Conn(), complaint) != nil {
 			return fmt.Errorf("%w: publish to %s: grant it to these credentials", ErrDenied, m.Subject)
 		}
 		if !again(ctx, js, err) {

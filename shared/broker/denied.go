@@ -51,6 +51,18 @@ func Denied(err error) *DeniedError {
 	return nil
 }
 
+// DeniedSince returns the permission that nc was found to lack last, and nil when
+// that is what its LastError was before. It is for who makes a request now and then,
+// and need not know at once: others on the connection may be refused something too,
+// so look at its subject.
+func DeniedSince(nc *nats.Conn, before error) *DeniedError {
+	err := nc.LastError()
+	if err == before { //nolint:errorlint // is it the same one
+		return nil
+	}
+	return Denied(err)
+}
+
 // OnDenied has f called with each permission that the connection is found to lack,
 // from its callback goroutine, until stop is called: f must not block. The
 // connection's error handler goes on being called; do not set another one

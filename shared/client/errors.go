@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
 )
 
 // Errors that publishing returns, wrapped with the kind and what to do.
@@ -137,15 +139,14 @@ func noStream(subject string) error {
 // subject or not hear the answer. A denied publish has no other sign: it is never
 // answered.
 func denied(nc *nats.Conn, before error, subject string) error {
-	err := nc.LastError()
-	if err == nil || err == before || !errors.Is(err, nats.ErrPermissionViolation) { //nolint:errorlint // is it the same one
+	d := broker.DeniedSince(nc, before)
+	if d == nil {
 		return nil
 	}
-	inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX")
-	switch text := err.Error(); {
-	case strings.Contains(text, `Publish to "`+subject+`"`), strings.Contains(text, "Publish with Reply of"):
+	switch inbox := cmp.Or(nc.Opts.InboxPrefix, "_INBOX"); {
+	case d.Verb == "publish" && d.Subject == subject, d.Verb == "publish with a reply":
 		return fmt.Errorf("%w: publish to %s: grant it to these credentials (producers in the fleet file, then `drover keys`)", ErrDenied, subject)
-	case strings.Contains(text, `Subscription to "`+inbox+`.`):
+	case d.Verb == "subscribe" && strings.HasPrefix(d.Subject, inbox+"."):
 		return fmt.Errorf("%w: subscribe to the connection's inbox, where answers come: grant it or set nats.CustomInboxPrefix; %w", ErrDenied, ErrUnknown)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -89,8 +90,7 @@ func ask(ctx context.Context, js jetstream.JetStream, subject string, f func(con
 	if err == nil {
 		return nil
 	}
-	said := js.Conn().LastError()
-	if said != before && errors.Is(said, nats.ErrPermissionViolation) && strings.Contains(said.Error(), subject) { //nolint:errorlint // is it the same one
+	if d := broker.DeniedSince(js.Conn(), before); d != nil && strings.Contains(d.Subject, subject) {
 		return fmt.Errorf("%w: publish to %s: grant it to these credentials", ErrDenied, subject)
 	}
 	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) {

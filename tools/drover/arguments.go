@@ -29,8 +29,8 @@ func argumentsOf(content []byte, err error, stored []byte) arguments {
 	return arguments{Arguments: d}
 }
 
-// tell writes them for people, below a heading.
-func (x *arguments) tell(a *App) {
+// tellArguments writes them for people, below a heading.
+func (x *arguments) tellArguments(a *App) {
 	if x.Arguments == nil {
 		a.printf("%s%s\n%s", indent, screen.Plain(x.BodyError), dump(x.Body))
 		return

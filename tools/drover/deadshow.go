@@ -131,7 +131,7 @@ func (a *App) tell(s story) {
 	}
 	a.printf("\nWhy\n%s%s\n", indent, printable(s.Why))
 	a.printf("\nArguments%s\n", s.packing())
-	s.arguments.tell(a)
+	s.tellArguments(a)
 	a.printf("\nWhat to do\n")
 	for _, n := range s.Next {
 		a.printf("%s- %s\n", indent, printable(n))

@@ -164,5 +164,5 @@ func (a *App) tellTask(s taskStory) {
 		}
 	}
 	a.printf("\nArguments\n")
-	s.arguments.tell(a)
+	s.tellArguments(a)
 }

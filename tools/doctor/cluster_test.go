@@ -19,11 +19,12 @@ func TestCluster(t *testing.T) {
 	f := &fleet{tb: t, url: c.Nodes[0].URL, js: c.Nodes[0].Connect(t), Fleet: small()}
 	f.Replicas = 3
 	f.apply()
-	if r := f.examine(); !r.Healthy {
-		t.Errorf("findings of a healthy cluster:\n%s", describe(r))
-	}
-	c.Nodes[2].Kill()
 	var r doctor.Report
+	f.until("the replicas have caught up and nothing is wrong", func() bool {
+		r = f.examine()
+		return r.Healthy
+	})
+	c.Nodes[2].Kill()
 	f.until("the node is missed", func() bool {
 		r = f.examine()
 		return len(r.Findings) > 0 && r.Findings[0].Name == "replica-behind"

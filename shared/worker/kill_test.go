@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	natstest.Main(m, map[string]func() int{"worker": workerMain})
+	natstest.Main(m, map[string]func() int{"worker": workerMain, "caller": callerMain})
 }
 
 // Environment of the worker process.

@@ -148,3 +148,28 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		t.Errorf("no secrets print as %q", got)
 	}
 }
+
+func TestHost(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ url, want string }{
+		{"https://Hooks.Example.com/7?token=x", "hooks.example.com"},
+		{"https://hooks.example.com:8443/", "hooks.example.com:8443"},
+		{"https://user:secret@hooks.example.com/", "hooks.example.com"},
+		{"https://[2001:db8::1]/", "[2001:db8::1]"},
+		{"https://%zz/", ""},
+		{"", ""},
+	} {
+		if got := (webhook.Deliver{URL: tt.url}).Host(); got != tt.want {
+			t.Errorf("Host() of %q = %q, want %q", tt.url, got, tt.want)
+		}
+	}
+}
+
+func TestBreakerFlags(t *testing.T) {
+	t.Parallel()
+	for _, c := range []webhook.Config{{BreakerFailures: -1}, {BreakerFailures: 1, BreakerOpen: -1}} {
+		if _, err := webhook.New(c); err == nil {
+			t.Errorf("New(%+v) = nil, want an error", c)
+		}
+	}
+}

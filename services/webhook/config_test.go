@@ -111,6 +111,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 	}
 	want := webhook.Config{
 		Secrets: "a=x,b=y", SecretsFile: "f", CA: "c", Ports: []uint16{443, 80}, Timeout: 10 * time.Second,
+		BreakerFailures: 10, BreakerOpen: 5 * time.Minute,
 		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 	}
 	if diff := cmp.Diff(want, cli.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
@@ -119,7 +120,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 	if _, err := k.Parse(nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 10 * time.Second}, cli.Config); diff != "" {
+	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 10 * time.Second, BreakerFailures: 10, BreakerOpen: 5 * time.Minute}, cli.Config); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, f := range k.Model.Flags {

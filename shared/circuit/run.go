@@ -143,14 +143,15 @@ func (b *Breakers) shared(name string, r breaker.Record, seq uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(name)
-	e.seq = max(e.seq, seq)
-	if r.State == breaker.HalfOpen && e.claim {
+	switch mine := e.Record(); {
+	case r.State == breaker.HalfOpen && e.claim:
 		b.claimed(e, r)
+	case !e.pending: // somebody else's came after it, by the watch
 		return
-	}
-	if mine := e.Record(); mine.At.Equal(r.At) && mine.State == r.State {
+	case mine.At.Equal(r.At) && mine.State == r.State:
 		e.pending = false
 	}
+	e.seq = seq
 }
 
 // claimAlone has this process probe without having asked.
@@ -249,6 +250,9 @@ func (b *Breakers) learn(e jetstream.KeyValueEntry, seen map[string]bool) {
 	defer b.mu.Unlock()
 	if r.State == breaker.Closed && b.all[r.Destination] == nil {
 		return
+	}
+	if r.State == breaker.HalfOpen && r.Owner == b.self {
+		return // an echo, which may come before the answer to the claim
 	}
 	en := b.entry(r.Destination)
 	if en.pending && !r.Supersedes(en.Record()) {

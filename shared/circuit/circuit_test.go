@@ -164,6 +164,27 @@ func TestOwnerDies(t *testing.T) {
 	})
 }
 
+// A bucket that was lost and made anew is filled with what is open.
+func TestBucketMadeAnew(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		apply(t, js)
+		a := start(t, js)
+		a.call(breaker.Result{Outcome: breaker.Asked, After: time.Hour, Why: "429"})
+		time.Sleep(time.Second)
+		if err := js.DeleteStream(t.Context(), "KV_BREAKERS"); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, js)
+		time.Sleep(35 * time.Second)
+		if all := list(t, js); len(all) != 1 || all[0].State != breaker.Open {
+			t.Errorf("List() = %+v, want what the process knows", all)
+		}
+		if a.call(works) {
+			t.Error("a call goes through because the bucket was lost")
+		}
+	})
+}
+
 // Operators open and close; both hold in every process, and stand in the trail.
 func TestOperator(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {

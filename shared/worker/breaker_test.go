@@ -88,6 +88,9 @@ func TestBreakerParks(t *testing.T) {
 		for _, m := range all(t, js, "RETRY") {
 			st := state(t, "RETRY", m)
 			failed += st.Attempt
+			if len(st.Errors) != st.Attempt {
+				t.Errorf("%d failures in the history of %d attempts", len(st.Errors), st.Attempt)
+			}
 			if st.Reason != task.Circuit && st.Attempt == 0 {
 				t.Errorf("a task that waits without an attempt has reason %q, want circuit", st.Reason)
 			}
@@ -375,7 +378,10 @@ func TestBreakerOfFleet(t *testing.T) {
 		mu.Unlock()
 	}
 	for _, p := range fleet {
-		p.Stop()
+		p.Signal(syscall.SIGTERM)
+	}
+	for _, p := range fleet {
+		p.Wait()
 	}
 	if dead := letters(t, js); len(dead) > 0 {
 		t.Errorf("%d dead letters, want none: no attempt is burned for waiting", len(dead))

@@ -23,9 +23,9 @@ type Entry struct {
 }
 
 // List returns the breakers of which there is a record, of one service or, when
-// that is "", of all. A closed one has a record for 10 min, and none afterwards. What cannot be read is an
-// error in its place, and the rest follows. Its error wraps [ErrNoBucket] or
-// [ErrDenied].
+// that is "", of all. A closed one has a record for 10 min, and none afterwards.
+// What cannot be read is an error in its place, and the rest follows. Its error
+// wraps [ErrNoBucket] or [ErrDenied].
 func List(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		filter := ">"

@@ -75,18 +75,25 @@ func (f *Fleet) needs(service string) (Topology, bool) {
 		// Only watchers use the rest.
 		t.Watchers = nil
 		t.Streams = without(t.Streams, task.AdvisoryStream, task.AuditStream)
-		t.Buckets = slices.DeleteFunc(t.Buckets, func(c jetstream.KeyValueConfig) bool { return c.Bucket == task.AlertsBucket })
+		t.Buckets = withoutBuckets(t.Buckets, task.AlertsBucket, task.BreakersBucket)
 		return t, true
 	}
 	t := f.Topology()
 	t.Watchers = t.watches(service)
 	t.Streams = without(t.Streams, task.AuditStream)
+	t.Buckets = withoutBuckets(t.Buckets, task.BreakersBucket)
 	t.Consumers = nil // it looks at lanes and works none
 	return t, len(t.Watchers) > 0
 }
 
 func without(all []jetstream.StreamConfig, names ...string) []jetstream.StreamConfig {
 	return slices.DeleteFunc(all, func(c jetstream.StreamConfig) bool { return slices.Contains(names, c.Name) })
+}
+
+// withoutBuckets leaves out what a service can do without: breakers go on in each
+// process alone.
+func withoutBuckets(all []jetstream.KeyValueConfig, names ...string) []jetstream.KeyValueConfig {
+	return slices.DeleteFunc(all, func(c jetstream.KeyValueConfig) bool { return slices.Contains(names, c.Bucket) })
 }
 
 func (f *Fleet) names() string {

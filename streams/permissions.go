@@ -91,6 +91,7 @@ func (f *Fleet) serviceUser(s Service) User {
 	g.api("STREAM.MSG.GET", task.RetryStream, task.DeadStream)
 	g.bodies()
 	g.fleet(s.Name)
+	g.bucket(task.BreakersBucket, s.Name+".*")
 	return User{Name: s.Name, Role: ServiceRole, Publish: g.list(), Subscribe: inbox(s.Name)}
 }
 

@@ -15,6 +15,7 @@ import (
 	"code.dny.dev/ssrf"
 
 	"github.com/droverhq/drover/services/internal/secret"
+	"github.com/droverhq/drover/shared/breaker"
 )
 
 // Config says which secrets there are and where deliveries may go. It can be
@@ -32,6 +33,11 @@ type Config struct {
 	// Timeout bounds one delivery, from looking up the name to the end of the
 	// response. 0 means 10 s.
 	Timeout time.Duration `name:"webhook-timeout" env:"DROVER_WEBHOOK_TIMEOUT" default:"10s" help:"Limit for one delivery."`
+
+	// BreakerFailures and BreakerOpen are of the breaker of each host, as
+	// [breaker.Policy] has them.
+	BreakerFailures int           `name:"webhook-breaker-failures" env:"DROVER_WEBHOOK_BREAKER_FAILURES" default:"10" placeholder:"N" help:"Leave a host alone once so many deliveries to it have failed within a minute, and half of all; 0 for never. The default is 10."`
+	BreakerOpen     time.Duration `name:"webhook-breaker-open" env:"DROVER_WEBHOOK_BREAKER_OPEN" default:"5m" help:"How long to leave it alone before it is probed."`
 }
 
 const (
@@ -60,6 +66,9 @@ func New(c Config) (*Deliverer, error) {
 	}
 	if slices.Contains(c.Ports, 0) {
 		errs = append(errs, errors.New("port 0 is no port"))
+	}
+	if err := (breaker.Policy{Failures: c.BreakerFailures, Open: c.BreakerOpen}).Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	keys, err := c.keys()
 	errs = append(errs, err)

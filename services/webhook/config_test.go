@@ -110,6 +110,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 	}
 	want := webhook.Config{
 		Secrets: "a=topsecret,b=y", SecretsFile: "f", CA: "c", Ports: []uint16{443, 80}, Timeout: 10 * time.Second,
+		BreakerFailures: 10, BreakerOpen: 5 * time.Minute,
 		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 	}
 	if diff := cmp.Diff(want, cli.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
@@ -121,7 +122,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 	if _, err := k.Parse(nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 10 * time.Second}, cli.Config); diff != "" {
+	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 10 * time.Second, BreakerFailures: 10, BreakerOpen: 5 * time.Minute}, cli.Config); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, f := range k.Model.Flags {
@@ -130,6 +131,31 @@ func TestConfigOnCommandLine(t *testing.T) {
 			if diff := cmp.Diff([]string{env}, f.Envs); diff != "" {
 				t.Errorf("environment of %s (-want +got):\n%s", f.Name, diff)
 			}
+		}
+	}
+}
+
+func TestHost(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ url, want string }{
+		{"https://Hooks.Example.com/7?token=x", "hooks.example.com"},
+		{"https://hooks.example.com:8443/", "hooks.example.com:8443"},
+		{"https://user:secret@hooks.example.com/", "hooks.example.com"},
+		{"https://[2001:db8::1]/", "[2001:db8::1]"},
+		{"https://%zz/", ""},
+		{"", ""},
+	} {
+		if got := (webhook.Deliver{URL: tt.url}).Host(); got != tt.want {
+			t.Errorf("Host() of %q = %q, want %q", tt.url, got, tt.want)
+		}
+	}
+}
+
+func TestBreakerFlags(t *testing.T) {
+	t.Parallel()
+	for _, c := range []webhook.Config{{BreakerFailures: -1}, {BreakerFailures: 1, BreakerOpen: -1}} {
+		if _, err := webhook.New(c); err == nil {
+			t.Errorf("New(%+v) = nil, want an error", c)
 		}
 	}
 }

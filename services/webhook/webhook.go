@@ -15,12 +15,22 @@
 // was resolved, so that no name can change its mind in between. Redirects are not
 // followed, and proxies named in the environment are not used.
 //
+// # Breakers
+//
+// A host that fails is left alone for a while by all processes, as
+// worker.Breaker says.
+//
 // # Concurrency
 //
 // A [Deliverer] is safe for concurrent use.
 package webhook
 
-import "github.com/droverhq/drover/shared/task"
+import (
+	"net/url"
+	"strings"
+
+	"github.com/droverhq/drover/shared/task"
+)
 
 // Deliver asks for one event to be posted to URL.
 type Deliver struct {
@@ -36,3 +46,13 @@ func (Deliver) Kind() string { return "webhook.deliver" }
 
 // Class is [task.Default].
 func (Deliver) Class() task.Class { return task.Default }
+
+// Host is the destination for the breaker: host and port of the URL, in lower case.
+// It is "" for what is no URL, which fails without a call.
+func (d Deliver) Host() string {
+	u, err := url.Parse(d.URL)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Host)
+}

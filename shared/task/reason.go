@@ -9,6 +9,7 @@ const (
 	Retried  Reason = "retry"      // the attempt failed and there are more
 	PutOff   Reason = "after"      // the handler asked for a later time
 	GaveBack Reason = "given-back" // the process is shutting down
+	Circuit  Reason = "circuit"    // the breaker of its destination is open
 	Suspect  Reason = "suspect"    // its workers keep dying: from now on it runs in a child
 )
 

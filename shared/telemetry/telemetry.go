@@ -41,6 +41,8 @@ const (
 	TaskReason     = "task.reason"  // why it was moved
 	TaskService    = "task.service"
 	TaskLane       = "task.lane" // "live" or "retry"
+	BreakerState   = "breaker.state"
+	Destination    = "destination" // of a breaker; in logs alone
 
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
@@ -65,6 +67,9 @@ const (
 	MetricHeld      = "drover.worker.held"      // {task}, gauge: leased, running or not
 	MetricSlots     = "drover.worker.slots"     // {slot}, gauge
 	MetricLeaked    = "drover.worker.leaked"    // {slot}, gauge: abandoned handlers
+
+	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
+	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/bodies"
+	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -26,6 +27,7 @@ type run struct {
 	invoked bool          // the handler ran and returned
 	held    bool          // and the lease was good then
 	ran     time.Duration // in the handler
+	call    *circuit.Call // nil when no breaker asks how it went
 }
 
 // verdict says how a delivery is settled, and why.
@@ -181,6 +183,11 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 		return bury(task.Undecodable, err)
 	case err != nil:
 		return nil, verdict{outcome: lost} // BODIES could not be asked for as long as the lease lasted
+	}
+	if k.breaking != nil {
+		if v, ok := l.enter(d); !ok {
+			return nil, v
+		}
 	}
 	return handler, verdict{}
 }

@@ -2,15 +2,20 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
@@ -175,4 +180,49 @@ func ExampleWorker_Use() {
 	_ = logged(func(context.Context, *worker.Task) error { return nil })(context.Background(),
 		&worker.Task{Info: task.Info{Kind: "image.resize"}, Body: []byte{0x80}})
 	// Output: image.resize has 1 bytes
+}
+
+// One line leaves a destination alone while it fails: here the host that a task
+// names, with the defaults.
+func ExampleBreaker() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	worker.Handle(w, func(_ context.Context, r Resize) error {
+		if r.Key == "slow.example.com/a.png" {
+			return retry.After(time.Hour, errors.New("429 Too Many Requests")) // holds for all tasks of the host
+		}
+		fmt.Println("fetch " + r.Key)
+		cancel()
+		return nil
+	}, worker.Breaker(breaker.Policy{}, func(r Resize) string { host, _, _ := strings.Cut(r.Key, "/"); return host }))
+	for _, key := range []string{"slow.example.com/a.png", "cdn.example.com/b.png"} {
+		body, err := task.Marshal(Resize{Key: key})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	fmt.Println(w.Run(ctx))
+	for b, err := range circuit.List(context.Background(), js, "image") {
+		fmt.Println(b.Destination, b.State, err)
+	}
+	// Output:
+	// fetch cdn.example.com/b.png
+	// <nil>
+	// slow.example.com open <nil>
 }

@@ -14,6 +14,8 @@ import (
 type Task struct {
 	task.Info
 	Body []byte // the arguments in msgpack, checked, decompressed; not to be changed
+
+	args any // decoded, when that was necessary before
 }
 
 // Handler runs one task. Its error is the verdict: nil settles the task as done,
@@ -59,8 +61,10 @@ type kind struct {
 	handler  Handler
 	timeout  time.Duration // 0: the class's
 	retry    retry.Policy  // zero fields: the class's
+	args     any           // the zero value of its arguments
 
 	isolation *isolation // nil: in the worker's own process
+	breaking  *breaking  // nil: without breakers
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another
@@ -68,12 +72,15 @@ type kind struct {
 // takes the first task. It must not be called after Run.
 func Handle[T task.Args](w *Worker, f func(ctx context.Context, args T) error, opts ...HandlerOption) {
 	var zero T
-	k := &kind{name: zero.Kind(), spanName: "process " + zero.Kind()}
+	k := &kind{name: zero.Kind(), spanName: "process " + zero.Kind(), args: zero}
 	if f == nil {
 		w.mistake(fmt.Errorf("handle %s: the handler is nil", k.name))
 		return
 	}
 	k.handler = func(ctx context.Context, t *Task) error {
+		if args, ok := t.args.(T); ok { // the destination was asked for
+			return f(ctx, args)
+		}
 		var args T
 		if err := task.Unmarshal(t.Body, &args); err != nil {
 			return &undecodableError{err}

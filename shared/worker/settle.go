@@ -43,6 +43,9 @@ const (
 // dropped to make room.
 func (l *lane) settle(d *delivery, v verdict) {
 	l.w.metrics.ran(l, &d.run)
+	if d.run.call != nil {
+		l.left(d, v)
+	}
 	ref := d.msg.Header[task.HeaderRef]
 	if v.outcome == done && d.run.held && len(ref) == 0 { // as most deliveries end
 		d.run.end(v)
@@ -216,7 +219,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 		st.Deaths = min(st.Deaths, l.class.MaxDeliver-1)
 		st.Fail(failed)
 		st.Prev = here
-	case task.PutOff:
+	case task.PutOff, task.Circuit:
 		st.Prev = here
 	case task.GaveBack:
 	default:

@@ -52,6 +52,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -78,13 +79,14 @@ type Worker struct {
 	middleware []Middleware
 	mistakes   []error
 
-	tracer  trace.Tracer
-	metrics *metrics
-	lanes   []*lane
-	leaked  atomic.Int64
-	stop    context.CancelCauseFunc // ends Run
-	giveUp  chan struct{}           // closed when even settling has to end
-	started atomic.Bool
+	tracer   trace.Tracer
+	metrics  *metrics
+	breakers *circuit.Breakers // nil when no kind has one
+	lanes    []*lane
+	leaked   atomic.Int64
+	stop     context.CancelCauseFunc // ends Run
+	giveUp   chan struct{}           // closed when even settling has to end
+	started  atomic.Bool
 
 	refused refused
 
@@ -173,6 +175,12 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer w.metrics.close()
+
+	end, err := w.startBreakers()
+	if err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer end()
 
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)

@@ -103,6 +103,8 @@ func TestPermissions(t *testing.T) {
 		{"email", "read what is paused", "$JS.API.DIRECT.GET.KV_FLEET.$KV.FLEET.pause.urgent.email", yes},
 		{"email", "watch what is paused", "$JS.API.CONSUMER.CREATE.KV_FLEET.x.$KV.FLEET.>", yes},
 		{"email", "write the audit", "audit.redrive", no},
+		{"email", "share its breakers", "$KV.BREAKERS.email.x", yes},
+		{"email", "open another's breaker", "$KV.BREAKERS.webhook.x", no},
 		{"email", "write alerts", "$KV.ALERTS.x", no},
 		{"email", "answer into another's inbox", "_INBOX_webhook.x.1", no},
 		{"email", "hear its inbox", "sub _INBOX_email.x.>", yes},

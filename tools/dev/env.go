@@ -19,7 +19,8 @@ func Env(own []string, mail *MailServer, hooks *Receiver) []string {
 	if u, err := url.Parse(hooks.URL()); err == nil {
 		_, port, _ = net.SplitHostPort(u.Host)
 	}
-	env = append(env, "DROVER_WEBHOOK_SECRETS=default="+hooks.o.Secret, "DROVER_WEBHOOK_ALLOW=127.0.0.0/8", "DROVER_WEBHOOK_PORTS=443,"+port)
+	env = append(env, "DROVER_WEBHOOK_SECRETS=default="+hooks.o.Secret, "DROVER_WEBHOOK_ALLOW=127.0.0.0/8", "DROVER_WEBHOOK_PORTS=443,"+port,
+		"DROVER_WEBHOOK_BREAKER_OPEN=5s") // whoever mends the receiver does not want to wait five minutes for that to show
 	return slices.DeleteFunc(env, func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
 		return Has(own, name)

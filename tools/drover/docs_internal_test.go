@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/shared/audit"
+	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
@@ -114,20 +115,21 @@ func TestKeys(t *testing.T) {
 		"`dead show`":       story{},
 		"`dead redrive`, `dead edit`, `dead discard`": moved{},
 		"`dead redrive`, `dead edit` of many: stages": stage{},
-		"`dead groups`":                   group{},
-		"`audit ls`":                      audit.Entry{},
-		"`streams plan`, `streams apply`": streams.Change{},
-		"`keys`":                          keyring.Key{},
-		"`version`":                       versions{},
-		"`tasks ls`":                      taskState{},
-		"`tasks show`":                    taskStory{},
-		"`doctor`":                        doctor.Report{},
-		"`doctor`: each of `findings`":    doctor.Finding{},
-		"`doctor`: each of `checks`":      doctor.Check{},
-		"`up`: each of `processes`":       supervise.Process{},
-		"`up`: each of `lanes`":           supervise.Share{},
-		"`demo`":                          demo.Report{},
-		"`bench`":                         bench.Report{},
+		"`dead groups`": group{},
+		"`audit ls`":    audit.Entry{},
+		"`breakers ls`, `breakers open`, `breakers close`": circuit.Entry{},
+		"`streams plan`, `streams apply`":                  streams.Change{},
+		"`keys`":                                           keyring.Key{},
+		"`version`":                                        versions{},
+		"`tasks ls`":                                       taskState{},
+		"`tasks show`":                                     taskStory{},
+		"`doctor`":                                         doctor.Report{},
+		"`doctor`: each of `findings`":                     doctor.Finding{},
+		"`doctor`: each of `checks`":                       doctor.Check{},
+		"`up`: each of `processes`":                        supervise.Process{},
+		"`up`: each of `lanes`":                            supervise.Share{},
+		"`demo`":                                           demo.Report{},
+		"`bench`":                                          bench.Report{},
 	} {
 		got, ok := rows[verb]
 		for _, of := range []string{"`dead ls`", "`tasks ls`"} {

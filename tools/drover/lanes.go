@@ -264,6 +264,10 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		}
 	}
 	for _, s := range fleet.Services {
+		shown := slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Service == s.Name })
+		if n := held.alone[s.Name]; n > 0 && shown {
+			out = append(out, fmt.Sprintf("%s leaves %s alone: `drover breakers ls` shows it", s.Name, screen.Some(n, "destination", "destinations")))
+		}
 		if n := dead[s.Name]; n > 0 {
 			out = append(out, fmt.Sprintf("%s of %s died: `drover dead ls --service %s`", screen.Some(n, "task", "tasks"), s.Name, s.Name))
 		}

@@ -27,14 +27,15 @@ type cli struct {
 	Demo demoCmd `cmd:"" group:"run" help:"Put real work through a fleet and account for every task."`
 	Run  runCmd  `cmd:"" group:"run" help:"Run one service, as its own binary does."`
 
-	Enqueue enqueueCmd `cmd:"" group:"work" help:"Publish a task, or many."`
-	Lanes   lanesCmd   `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
-	Tasks   tasksCmd   `cmd:"" group:"work" help:"List tasks that are under way, and show one."`
-	Ps      psCmd      `cmd:"" group:"work" help:"Show which processes run, and what they do."`
-	Pause   pauseCmd   `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
-	Resume  resumeCmd  `cmd:"" group:"work" help:"End a pause before its time."`
-	Dead    deadCmd    `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
-	Audit   auditCmd   `cmd:"" group:"work" help:"Show who did what, and why."`
+	Enqueue  enqueueCmd  `cmd:"" group:"work" help:"Publish a task, or many."`
+	Lanes    lanesCmd    `cmd:"" group:"work" help:"Show what waits, runs and died, by class and service."`
+	Tasks    tasksCmd    `cmd:"" group:"work" help:"List tasks that are under way, and show one."`
+	Ps       psCmd       `cmd:"" group:"work" help:"Show which processes run, and what they do."`
+	Pause    pauseCmd    `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
+	Resume   resumeCmd   `cmd:"" group:"work" help:"End a pause before its time."`
+	Breakers breakersCmd `cmd:"" group:"work" help:"Show, open or close the circuit breakers of destinations."`
+	Dead     deadCmd     `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
+	Audit    auditCmd    `cmd:"" group:"work" help:"Show who did what, and why."`
 
 	Doctor  doctorCmd  `cmd:"" group:"keep" help:"Say what is wrong with the fleet, and what to do."`
 	Streams streamsCmd `cmd:"" group:"keep" help:"Show or make what the broker must hold for the fleet."`

@@ -175,18 +175,24 @@ const anything = "*"
 // pauses are the records of pauses, for explaining what lanes say.
 type pauses struct {
 	records []fleet.Record
-	err     error // why they could not be read
+	err     error          // why they could not be read
+	alone   map[string]int // destinations that a service leaves alone; of lanes as text
 }
 
-// readPauses reads them when a lane is paused, and nothing otherwise.
+// readPauses reads them when a lane is paused, and which destinations are left
+// alone.
 func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []streams.Lane) pauses {
-	if !slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
-		return pauses{}
-	}
 	ctx, cancel := app.limit(ctx)
 	defer cancel()
-	records, err := fleet.Records(ctx, js)
-	return pauses{records, patient(ctx, err)}
+	var p pauses
+	if !app.JSON {
+		p.alone = leftAlone(ctx, js)
+	}
+	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
+		records, err := fleet.Records(ctx, js)
+		p.records, p.err = records, patient(ctx, err)
+	}
+	return p
 }
 
 // of returns what explains the pause of a lane, with its end as the broker has it.

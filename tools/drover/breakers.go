@@ -1,0 +1,224 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/streams"
+	"github.com/droverhq/drover/tools/supervise/screen"
+)
+
+type breakersCmd struct {
+	Ls    breakersLsCmd    `cmd:"" default:"withargs" help:"List the destinations that are left alone."`
+	Open  breakersOpenCmd  `cmd:"" help:"Have a service leave a destination alone for a while."`
+	Close breakersCloseCmd `cmd:"" help:"Have a service call a destination again at once."`
+}
+
+// Help is the long text of --help.
+func (breakersCmd) Help() string {
+	return `A destination that fails is left alone by all processes of a service: its breaker is
+open. Its tasks wait on timers with reason "circuit" and burn no attempt; the others
+flow. At the end of that time a few calls probe it, and close the breaker or open it
+again.
+
+Examples:
+
+    drover breakers
+    drover breakers open webhook hooks.example.com --for 30m --reason 'they asked us'
+    drover breakers close webhook hooks.example.com`
+}
+
+type breakersLsCmd struct {
+	Service string `placeholder:"NAME" help:"Only those of this service."`
+	All     bool   `help:"Also those that were closed within the last 10 minutes."`
+}
+
+// Help is the long text of --help.
+func (breakersLsCmd) Help() string {
+	return `    STATE     open; due, when its end has come and the next call will probe; half-open,
+              while it is probed; closed
+    LEFT      until it may be probed, or until another process may
+    BY        the operator who opened or closed it; - is the fleet itself
+
+Examples:
+
+    drover breakers ls
+    drover breakers ls --service webhook --all --json`
+}
+
+func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
+	f, err := app.fleet()
+	if err != nil {
+		return err
+	}
+	if err := knows(app, f, c.Service); err != nil {
+		return err
+	}
+	js, done, err := app.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := app.limit(ctx)
+	defer cancel()
+	var all []circuit.Entry
+	for e, eerr := range circuit.List(ctx, js, c.Service) {
+		switch {
+		case eerr != nil: // one that cannot be read hides no other
+			err = firstError(err, eerr)
+		case c.All || e.State != breaker.Closed:
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b circuit.Entry) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Destination, b.Destination))
+	})
+	if app.JSON {
+		for _, e := range all {
+			if err := app.encode(e); err != nil {
+				return err
+			}
+		}
+		return patient(ctx, err)
+	}
+	switch {
+	case len(all) > 0:
+		app.table(breakerTable(all, time.Now()))
+	case err == nil:
+		app.printf("no breaker is open\n")
+	}
+	return patient(ctx, err)
+}
+
+func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {
+	t := &screen.Table{Head: []string{"SERVICE", "DESTINATION", "STATE", ">LEFT", "SINCE", "BY", "WHY"}}
+	for _, e := range all {
+		state, left := string(e.State), "-"
+		switch {
+		case e.State == breaker.Open && e.Claimable(now):
+			state = "due"
+		case e.Until.After(now):
+			left = screen.Span(e.Until.Sub(now).Round(time.Second))
+		}
+		t.Add(screen.Plain(e.Service), screen.Cut(screen.Plain(e.Destination), destinationWidth), state, left,
+			e.At.Local().Format(time.DateTime), cmp.Or(screen.Plain(e.By), "-"), screen.Cut(cmp.Or(screen.Plain(e.Reason), "-"), whyWidth))
+	}
+	return t
+}
+
+const (
+	destinationWidth = 48
+	whyWidth         = 80
+)
+
+// oneBreaker names a breaker, and who wants something of it.
+type oneBreaker struct {
+	actor
+
+	Service     string `arg:"" placeholder:"SERVICE" help:"The service that calls it."`
+	Destination string `arg:"" placeholder:"DESTINATION" help:"As the list has it; for webhook the host of the URL."`
+	Reason      string `placeholder:"TEXT" help:"Why, for whoever looks."`
+}
+
+type breakersOpenCmd struct {
+	oneBreaker
+
+	For time.Duration `default:"1h" placeholder:"DURATION" help:"For how long, up to 24h. The default is ${default}."`
+}
+
+// Help is the long text of --help.
+func (breakersOpenCmd) Help() string {
+	return `All processes of the service know it within a second. What is being called is not
+touched. At the end the destination is probed, and closes by itself if it works. It
+replaces what is there, also a longer time. The audit trail keeps who did it.
+
+Examples:
+
+    drover breakers open webhook hooks.example.com --for 30m --reason 'they asked us'`
+}
+
+// Validate is called by kong.
+func (c *breakersOpenCmd) Validate() error {
+	if c.For < time.Second || c.For > circuit.MaxOpen {
+		return fmt.Errorf("--for %v: want 1s to %v", c.For, circuit.MaxOpen)
+	}
+	return nil
+}
+
+func (c *breakersOpenCmd) Run(ctx context.Context, app *App) error {
+	return c.act(ctx, app, circuit.Open, circuit.Order{For: c.For}, func(e circuit.Entry) string { return "is left alone until " + moment(e.Until) })
+}
+
+type breakersCloseCmd struct{ oneBreaker }
+
+// Help is the long text of --help.
+func (breakersCloseCmd) Help() string {
+	return `Calls go through again at once, without probes. Tasks that wait already come back at
+the times they were given, spread over a window. When the destination still fails,
+the breaker opens again.
+
+Examples:
+
+    drover breakers close webhook hooks.example.com --reason 'they are back'`
+}
+
+func (c *breakersCloseCmd) Run(ctx context.Context, app *App) error {
+	return c.act(ctx, app, circuit.Close, circuit.Order{}, func(circuit.Entry) string { return "is called again" })
+}
+
+func (c oneBreaker) act(
+	ctx context.Context, app *App, do func(context.Context, jetstream.JetStream, circuit.Order) (circuit.Entry, error),
+	o circuit.Order, told func(circuit.Entry) string,
+) error {
+	f, err := app.fleet()
+	if err != nil {
+		return err
+	}
+	if err := knows(app, f, c.Service); err != nil {
+		return err
+	}
+	js, done, err := app.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := app.limit(ctx)
+	defer cancel()
+	o.Service, o.Destination, o.Reason, o.By = c.Service, c.Destination, c.Reason, c.As
+	e, err := do(ctx, js, o)
+	if err != nil {
+		return patient(ctx, err)
+	}
+	if app.JSON {
+		return app.encode(e)
+	}
+	app.printf("%s of %s %s\n", screen.Plain(e.Destination), e.Service, told(e))
+	return nil
+}
+
+// knows returns an error unless the fleet has the service; "" is any.
+func knows(app *App, f *streams.Fleet, service string) error {
+	if _, ok := f.Service(service); !ok && service != "" {
+		return usage(fmt.Errorf("%s: %s has the services %s", service, app.where(), served(f)))
+	}
+	return nil
+}
+
+// leftAlone counts the destinations that each service leaves alone. It is a hint:
+// what cannot be read is not counted, and `drover breakers ls` says why.
+func leftAlone(ctx context.Context, js jetstream.JetStream) map[string]int {
+	out := map[string]int{}
+	for e, err := range circuit.List(ctx, js, "") {
+		if err == nil && e.State != breaker.Closed {
+			out[e.Service]++
+		}
+	}
+	return out
+}

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"strconv"
@@ -175,6 +176,47 @@ func TestUrgentBesideSaturatedSlow(t *testing.T) {
 		t.Errorf("p99 of urgent starts is %v, want at most %d × 80ms", p99, noisy)
 	}
 	empty(t, js, "TASKS_URGENT", "TASKS_SLOW", "RETRY", "DEAD")
+}
+
+var sustained = flag.Duration("sustained", 3*time.Second, "how long TestSustained holds each rate")
+
+// 10,000 tasks a minute, and then 50,000, of a handler that takes 2 ms, are worked
+// off as they come on one small broker: no backlog grows.
+func TestSustained(t *testing.T) {
+	js := natstest.JetStream(t) // not parallel: it measures
+	topology(t, js, 30*time.Second)
+	const tick = 60 * time.Millisecond
+	var waits starts
+	_, stop := start(t, js, func(w *worker.Worker) {
+		worker.Handle(w, func(_ context.Context, n note) error {
+			waits.add(int64(n.N))
+			time.Sleep(2 * time.Millisecond)
+			return nil
+		})
+	})
+	for _, perMinute := range []int{10_000, 50_000} {
+		waits.mu.Lock()
+		waits.waits = nil
+		waits.mu.Unlock()
+		each, ticks := perMinute*int(tick)/int(time.Minute), int(*sustained/tick)
+		ticker := time.NewTicker(tick)
+		for i := range ticks {
+			for j := range each {
+				send(t, js, task.Default, fmt.Sprint(perMinute, i, j))
+			}
+			<-ticker.C
+		}
+		ticker.Stop()
+		until(t, time.Second, "all that was published starts", func() bool { return waits.len() == each*ticks })
+		t.Logf("%d a minute for %v: start p50 %v, p99 %v, longest %v", perMinute, *sustained, waits.quantile(.5), waits.quantile(.99), waits.quantile(1))
+		if p99 := waits.quantile(.99); p99 > noisy*100*time.Millisecond {
+			t.Errorf("%d a minute: p99 of starts is %v, want at most %d × 100ms", perMinute, p99, noisy)
+		}
+	}
+	until(t, time.Second, "nothing is left", func() bool { return len(all(t, js, "TASKS_DEFAULT")) == 0 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // BenchmarkStart reports publish to start at 200 tasks a second.

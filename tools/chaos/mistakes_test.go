@@ -87,8 +87,8 @@ var edits = []edit{
 `,
 	},
 	{
-		"shared/worker/settle.go", `	case task.PutOff:
-`, `	case task.PutOff:
+		"shared/worker/settle.go", `	case task.PutOff, task.Circuit:
+`, `	case task.PutOff, task.Circuit:
 		if mistaken("put-off burns an attempt") {
 			st.Attempt++
 		}

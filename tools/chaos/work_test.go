@@ -89,11 +89,11 @@ func connect(ctx context.Context, name string) (jetstream.JetStream, error) {
 // workerMain is a worker process.
 func workerMain() int {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	if !worker.IsChild() {
-		fmt.Println("ready") // before it connects: its link may be cut
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if !worker.IsChild() {
+		fmt.Println("ready") // to be told to end, and before it connects: its link may be cut
+	}
 	if err := runWorker(ctx); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, err)
 		if errors.Is(err, worker.ErrLeaked) {

@@ -374,7 +374,7 @@ func TestLeader(t *testing.T) {
 	r := start(t, js, quick())
 	publish(t, js, letter("send", "a", "full"))
 	letters(t, js, 1)
-	p.Signal(syscall.SIGSTOP) // a leader that hangs is worse than one that is gone
+	p.Pause() // a leader that hangs is worse than one that is gone
 	r.log.wait(saying(leads))
 	publish(t, js, letter("check", "b", "full"))
 	for {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -122,11 +124,35 @@ func (p *Process) Output() string {
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Pause stops the process where it is (SIGSTOP), as a machine that swaps or is
-// suspended does: its connections stay open and it answers nothing. Kill works on
-// a paused process too.
+// suspended does: its connections stay open and it answers nothing. It returns when
+// all its threads stand still, which the signal alone only asks for. Kill works on a
+// paused process too.
 func (p *Process) Pause() {
 	p.tb.Helper()
 	p.Signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(processLimit); ; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		if err != nil {
+			p.tb.Fatal(err)
+		}
+		if !slices.ContainsFunc(threads, moves) {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.tb.Fatalf("process %d is not stopped after %v", p.PID(), processLimit)
+		}
+	}
+}
+
+// moves reports whether the thread of a stat file is not stopped: proc_pid_stat(5),
+// its third field, after a name in parentheses. One that has ended is gone.
+func moves(stat string) bool {
+	text, err := os.ReadFile(stat)
+	if err != nil {
+		return false
+	}
+	_, state, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
+	return len(state) > 0 && state[0] != 'T' && state[0] != 'Z'
 }
 
 // Resume lets a paused process go on (SIGCONT); it does nothing to one that runs.

@@ -130,7 +130,9 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 func (p *Process) Pause() {
 	p.tb.Helper()
 	p.Signal(syscall.SIGSTOP)
-	for deadline := time.Now().Add(processLimit); ; time.Sleep(time.Millisecond) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(processLimit); ; <-tick.C {
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
 		if err != nil {
 			p.tb.Fatal(err)

@@ -50,7 +50,7 @@ const (
 
 func newBroker(tb testing.TB) *Broker {
 	tb.Helper()
-	port := freePort(tb)
+	port := FreePort(tb)
 	return &Broker{
 		URL: "nats://" + loopback(port),
 		env: []string{envPort + "=" + strconv.Itoa(port), envDir + "=" + tb.TempDir()},
@@ -59,10 +59,10 @@ func newBroker(tb testing.TB) *Broker {
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// freePort returns a port that nobody listens on. It is below those that the
+// FreePort returns a port that nobody listens on. It is below those that the
 // system gives to connections, so that nobody has it when a broker that was
 // killed comes back to it.
-func freePort(tb testing.TB) int {
+func FreePort(tb testing.TB) int {
 	tb.Helper()
 	const first, last = 12000, 32000
 	for range 100 {

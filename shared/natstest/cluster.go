@@ -67,7 +67,7 @@ func StartCluster(tb testing.TB, opts ...ClusterOption) *Cluster {
 	hidden := nowhere(tb)
 	var routes [Nodes]int // the port where each listens for the others
 	for i := range c.Nodes {
-		c.Nodes[i], routes[i] = newBroker(tb), freePort(tb)
+		c.Nodes[i], routes[i] = newBroker(tb), FreePort(tb)
 	}
 	for i, n := range c.Nodes {
 		var at []string

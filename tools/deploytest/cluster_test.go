@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,15 +28,10 @@ const (
 // node is one broker of the cluster's environment.
 type node struct{ clients, monitor, routes string }
 
-// freeAddr is a loopback address that nobody listens on now.
+// freeAddr is a loopback address that nobody listens on.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // somebody else may take it meanwhile; then the broker says so
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(natstest.FreePort(t)))
 }
 
 // environ is what cluster.conf takes from the environment.

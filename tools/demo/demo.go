@@ -141,7 +141,7 @@ func (d *demo) start(ctx context.Context, dir string) (err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	env := append(dev.Env(nil, d.mail, d.hooks), "DROVER_WEBHOOK_TIMEOUT=1s", "DROVER_WEBHOOK_BREAKER_OPEN=1s")
+	env := append(dev.Env(nil, d.mail, d.hooks), "DROVER_WEBHOOK_TIMEOUT=1s", "DROVER_WEBHOOK_BREAKER_FAILURES=0") // so that the receiver is seen to fail, attempt by attempt
 	if d.s, err = supervise.Start(ctx, supervise.Config{
 		Dir: filepath.Join(dir, "state"), Port: -1, Fleet: d.fleet, FleetFile: path, Command: d.o.Command,
 		Scale: map[string]int{"email": 2}, Env: append(env, d.o.Env...), Drain: stopLimit / 2, Logger: log, Events: d.event,

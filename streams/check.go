@@ -75,13 +75,13 @@ func (f *Fleet) needs(service string) (Topology, bool) {
 		// Only watchers use the rest.
 		t.Watchers = nil
 		t.Streams = without(t.Streams, task.AdvisoryStream, task.AuditStream)
-		t.Buckets = withoutBuckets(t.Buckets, task.AlertsBucket, task.BreakersBucket)
+		t.Buckets = withoutBuckets(t.Buckets, task.AlertsBucket, task.BreakersBucket, task.LimitsBucket)
 		return t, true
 	}
 	t := f.Topology()
 	t.Watchers = t.watches(service)
 	t.Streams = without(t.Streams, task.AuditStream)
-	t.Buckets = withoutBuckets(t.Buckets, task.BreakersBucket)
+	t.Buckets = withoutBuckets(t.Buckets, task.BreakersBucket, task.LimitsBucket)
 	t.Consumers = nil // it looks at lanes and works none
 	return t, len(t.Watchers) > 0
 }
@@ -91,7 +91,7 @@ func without(all []jetstream.StreamConfig, names ...string) []jetstream.StreamCo
 }
 
 // withoutBuckets leaves out what a service can do without: breakers go on in each
-// process alone.
+// process alone, and most kinds have no limits.
 func withoutBuckets(all []jetstream.KeyValueConfig, names ...string) []jetstream.KeyValueConfig {
 	return slices.DeleteFunc(all, func(c jetstream.KeyValueConfig) bool { return slices.Contains(names, c.Bucket) })
 }

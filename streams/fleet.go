@@ -13,8 +13,8 @@
 //
 // Names and subjects are those of package task; each station of a task's path
 // has a file here: tasks.go, retry.go, dead.go, advisories.go, audit.go,
-// bodies.go, presence.go, alerts.go, breakers.go, and consumers.go and watchers.go
-// for the durables.
+// bodies.go, presence.go, alerts.go, breakers.go, limits.go, and consumers.go and
+// watchers.go for the durables.
 //
 // # Concurrency
 //

@@ -92,6 +92,8 @@ func (f *Fleet) serviceUser(s Service) User {
 	g.bodies()
 	g.fleet(s.Name)
 	g.bucket(task.BreakersBucket, s.Name+".*")
+	g.bucket(task.LimitsBucket, "rate."+s.Name+".*") // its own rates
+	g.bucket(task.LimitsBucket, "cap.>")             // resources are shared by services
 	return User{Name: s.Name, Role: ServiceRole, Publish: g.list(), Subscribe: inbox(s.Name)}
 }
 

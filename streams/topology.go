@@ -12,7 +12,7 @@ type Topology struct {
 	Consumers []Consumer               // by class and service, the live one before the one of its retries
 	Watchers  []Consumer               // of services that take no tasks; Class and Retry are empty
 	Bodies    jetstream.ObjectStoreConfig
-	Buckets   []jetstream.KeyValueConfig // FLEET, ALERTS of the watchers, and BREAKERS
+	Buckets   []jetstream.KeyValueConfig // FLEET, ALERTS of the watchers, BREAKERS and LIMITS
 }
 
 // Consumer is one durable consumer: a lane, or a watcher.
@@ -42,7 +42,7 @@ func (f *Fleet) Topology() Topology {
 	t.Streams = append(t.Streams, f.retry(), f.dead(), f.advisories(), f.audit())
 	t.Watchers = watchers()
 	t.Bodies = f.bodies()
-	t.Buckets = append(t.Buckets, f.presence(), f.alerts(), f.breakers())
+	t.Buckets = append(t.Buckets, f.presence(), f.alerts(), f.breakers(), f.limits())
 	return t
 }
 

@@ -30,6 +30,7 @@ const (
 	FleetBucket    = "FLEET"      // key-value: which processes run, what is paused, whose turn it is to be recycled
 	AlertsBucket   = "ALERTS"     // key-value: which kinds of death people were told of
 	BreakersBucket = "BREAKERS"   // key-value: which destinations are left alone
+	LimitsBucket   = "LIMITS"     // key-value: how much of each limit is in use
 
 	// DeadletterService reads what went wrong with the tasks of all services, with
 	// durables of that name. It takes none itself, so no fleet file names it.

@@ -129,12 +129,18 @@ func (b *Breaker) Done(p Policy, t Ticket, r Result, now time.Time) bool {
 	if r.Outcome != Success && r.Outcome != Failure {
 		return false
 	}
-	b.count(p, r.Outcome == Failure, now)
+	b.count(p, r, now)
+	return r.Outcome == Failure && b.trip(p, r.Why, now)
+}
+
+// trip opens a closed breaker whose window holds enough failures. why is of the last
+// one.
+func (b *Breaker) trip(p Policy, why string, now time.Time) bool {
 	failures, calls := b.window.count()
-	if r.Outcome == Success || failures < p.Failures || float64(failures) < p.Rate*float64(calls) {
+	if failures < p.Failures || float64(failures) < p.Rate*float64(calls) {
 		return false
 	}
-	b.open(now.Add(p.Open), fmt.Sprintf("%d of %d calls failed within %v, the last one: %s", failures, calls, p.Window, r.Why), now)
+	b.open(now.Add(p.Open), fmt.Sprintf("%d of %d calls failed within %v, the last one: %s", failures, calls, p.Window, why), now)
 	return true
 }
 

@@ -108,7 +108,8 @@ func live(t *testing.T, script string) string {
 				came = fmt.Sprintf("%d failures, %d successes", tally.Failures, tally.Successes)
 			}
 		case "hear":
-			br.Hear(policy, breaker.Tally{Failures: number(t, w[1]), Successes: number(t, w[3])}, now)
+			tally := breaker.Tally{Failures: number(t, w[1]), Successes: number(t, w[3]), Why: "theirs"}
+			came = "turned " + strconv.FormatBool(br.Hear(policy, tally, now))
 		case "tick":
 			came = "turned " + strconv.FormatBool(br.Tick(policy, now))
 		case "state":

@@ -7,7 +7,8 @@ type Tally struct {
 	Destination string        `json:"destination"`
 	Failures    int           `json:"failures"`
 	Successes   int           `json:"successes,omitempty"`
-	Window      time.Duration `json:"window"` // ns; of the policy that they were counted with
+	Why         string        `json:"why,omitempty"` // of the last failure
+	Window      time.Duration `json:"window"`        // ns; of the policy that they were counted with
 }
 
 // Tell returns what the others do not know of yet, and takes it for told. It reports
@@ -22,20 +23,22 @@ func (b *Breaker) Tell(p Policy) (Tally, bool) {
 	return t, true
 }
 
-// Hear adds what another process counted. It makes no transition: the next failure
-// of a call of this process does.
-func (b *Breaker) Hear(p Policy, t Tally, now time.Time) {
+// Hear adds what another process counted, and reports whether that was a transition.
+func (b *Breaker) Hear(p Policy, t Tally, now time.Time) bool {
 	if b.State() != Closed || t.Failures < 0 || t.Successes < 0 {
-		return
+		return false
 	}
-	b.window.add(now, p.WithDefaults().Window, t.Failures, t.Successes)
+	p = p.WithDefaults()
+	b.window.add(now, p.Window, t.Failures, t.Successes)
+	return t.Failures > 0 && b.trip(p, t.Why, now)
 }
 
 // count takes a call of this process.
-func (b *Breaker) count(p Policy, failed bool, now time.Time) {
+func (b *Breaker) count(p Policy, r Result, now time.Time) {
 	failures, successes := 0, 1
-	if failed {
+	if r.Outcome == Failure {
 		failures, successes = 1, 0
+		b.untold.Why = cut(r.Why)
 	}
 	b.window.add(now, p.Window, failures, successes)
 	b.untold.Failures += failures

@@ -11,10 +11,11 @@
 // the probes of a half-open breaker are those of one process.
 //
 // Failures are counted over all processes: each one publishes what it counted, at
-// most every 100 ms and only of destinations that failed lately, and the others add
-// it to theirs. That is a plain message which nobody stores or answers. So the count
-// of a process lacks what the others met in the last moments, and what they met
-// before it started; and one that is lost is not told again.
+// once, or ten times a second when they are many, and only of destinations that
+// failed lately; the others add it to theirs, and whoever counts enough opens the
+// breaker. These are plain messages which nobody stores or answers. So the count of a
+// process lacks what the others met in the last moments, and what they met before it
+// started; and one that is lost is not told again.
 //
 // # Without the bucket
 //

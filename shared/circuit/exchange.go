@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/broker"
@@ -14,7 +16,8 @@ import (
 )
 
 const (
-	tellEvery = 100 * time.Millisecond // at most
+	tellEvery = 100 * time.Millisecond // at most,
+	tellBurst = 10                     // but so many at once: a destination that dies is told of as it is met
 	tellBytes = 64 << 10               // of one message, about
 )
 
@@ -37,16 +40,11 @@ func (b *Breakers) exchange(ctx context.Context) {
 	defer func() { _ = sub.Unsubscribe() }() // the same
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	for {
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return
-		}
+	seldom := rate.NewLimiter(rate.Every(tellEvery), tellBurst)
+	for ctx.Err() == nil {
 		select {
 		case <-b.failed:
+			_ = seldom.Wait(ctx) // it ends with ctx
 		case <-tick.C:
 		case <-ctx.Done():
 			return
@@ -56,7 +54,6 @@ func (b *Breakers) exchange(ctx context.Context) {
 			return
 		}
 		b.tell(nc, subject)
-		pause.Reset(tellEvery)
 	}
 }
 
@@ -67,7 +64,7 @@ func (b *Breakers) tell(nc *nats.Conn, subject string) {
 	for len(of) > 0 && nc.IsConnected() {
 		n, size := 0, 0
 		for n < len(of) && size < tellBytes {
-			size += len(of[n].Destination) + 100
+			size += len(of[n].Destination) + len(of[n].Why) + 100
 			n++
 		}
 		data, err := json.Marshal(tallies{From: b.self, Of: of[:n]})
@@ -91,6 +88,10 @@ func (b *Breakers) untold() []breaker.Tally {
 	return of
 }
 
+// unknown is the policy of a destination that this process has not called yet: others
+// decide.
+var unknown = breaker.Policy{Failures: math.MaxInt}
+
 // hear takes what another process counted. What cannot be read is not counted.
 func (b *Breakers) hear(data []byte) {
 	var said tallies
@@ -107,8 +108,11 @@ func (b *Breakers) hear(data []byte) {
 				continue // a window begins with its first failure
 			}
 			e = b.entry(t.Destination)
-			e.policy.Window = max(0, t.Window) // until it is called from here
+			e.policy = unknown
+			e.policy.Window = max(0, t.Window)
 		}
-		e.Hear(e.policy, t, now)
+		if e.Hear(e.policy, t, now) {
+			b.turned(e)
+		}
 	}
 }

@@ -41,7 +41,7 @@ func records(tb testing.TB, js jetstream.JetStream) map[string]breaker.Record {
 func TestBreakerParks(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
 		topology(t, js, ackWait)
-		const tasks, spread = 3000, 10 * time.Second
+		tasks, spread := storm(1000, 10_000), 10*time.Second
 		var mu sync.Mutex
 		dead, calls, burned, well := true, 0, 0, 0
 		var back []time.Time
@@ -134,6 +134,7 @@ func flat(t *testing.T, at []time.Time, window time.Duration) {
 		most = max(most, bins[a.Unix()])
 	}
 	mean := float64(len(at)) / window.Seconds()
+	t.Logf("%d tasks came back within %v, at most %d in one second: %.2f of the mean", len(at), window, most, float64(most)/mean)
 	if ratio := float64(most) / mean; ratio > 1.5 {
 		t.Errorf("in the fullest second %d tasks came back, %.2f of the mean of %.0f; want at most 1.5", most, ratio, mean)
 	}

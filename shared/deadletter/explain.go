@@ -46,8 +46,11 @@ func history(l *Letter, trace string) []Step {
 		published += ", not to be started after " + stamp(l.Deadline)
 	}
 	steps := []Step{{At: l.EnqueuedAt, Text: published}}
-	last := 0
+	waits, last := l.Waits, 0
 	for _, f := range l.Errors {
+		for len(waits) > 0 && waits[0].First.Before(f.At) {
+			steps, waits = append(steps, waited(waits[0])), waits[1:]
+		}
 		if last > 0 && f.Attempt > last+1 {
 			steps = append(steps, Step{Text: fmt.Sprintf("attempts %d to %d: not kept", last+1, f.Attempt-1)})
 		}
@@ -58,11 +61,30 @@ func history(l *Letter, trace string) []Step {
 		}
 		steps = append(steps, s)
 	}
+	for _, w := range waits {
+		steps = append(steps, waited(w))
+	}
 	reason := string(l.Reason)
 	if reason == "" {
 		reason = "no reason given"
 	}
 	return append(steps, Step{At: l.DiedAt, Text: "dead-lettered: " + reason})
+}
+
+// waited is when a task was put off for one reason, without an attempt.
+func waited(w task.Wait) Step {
+	why := string(w.Reason)
+	switch w.Reason {
+	case task.Circuit:
+		why += ": the breaker of its destination was open"
+	case task.PutOff:
+		why += ": the handler asked for a later time"
+	default: // the word says it
+	}
+	if w.Times == 1 {
+		return Step{At: w.First, Text: "waited, " + why}
+	}
+	return Step{At: w.First, Text: fmt.Sprintf("waited %d times, the last time from %s, %s", w.Times, stamp(w.Last), why)}
 }
 
 // verdict is why l is dead, and what its reader can do.

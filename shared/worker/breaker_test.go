@@ -187,6 +187,41 @@ func TestBreakerVerdicts(t *testing.T) {
 	}
 }
 
+// That a task waited behind a breaker is in its history when it dies, and no attempt
+// of it.
+func TestBreakerInHistory(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(context.Context, note) error { return retry.Permanent(errors.New("no such account")) },
+				worker.Breaker(breaker.Policy{Spread: time.Second}, host))
+		})
+		for range 2 {
+			if _, err := circuit.Open(t.Context(), js, circuit.Order{Service: "test", Destination: "a", For: 10 * time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			publish(t, js, "one", note{Text: "a"}) // the second one is a duplicate
+			time.Sleep(8 * time.Second)
+		}
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		dead := letters(t, js)
+		if len(dead) != 1 {
+			t.Fatalf("%d dead letters, want 1", len(dead))
+		}
+		st := state(t, "DEAD", dead[0])
+		if len(st.Waits) != 1 || st.Waits[0].Reason != task.Circuit || st.Waits[0].Times < 2 || !st.Waits[0].Last.After(st.Waits[0].First) {
+			t.Errorf("Waits = %+v, want twice or more for a breaker", st.Waits)
+		}
+		if st.Attempt != 1 || len(st.Errors) != 1 || st.Reason != task.Permanent {
+			t.Errorf("%d attempts, %d failures, reason %s, want the one that was made", st.Attempt, len(st.Errors), st.Reason)
+		}
+	})
+}
+
 // A mistake in the option is told by Run.
 func TestBreakerMistakes(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,7 @@ func TestDemo(t *testing.T) {
 
 func TestDemoThatCannotStart(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // enough to apply the fleet
 	defer cancel()
 	r, err := demo.Run(ctx, demo.Options{Command: []string{"/bin/false"}})
 	if err == nil || r != nil || !strings.Contains(err.Error(), "start the demo: wait for the fleet: email-1 is not ready") {

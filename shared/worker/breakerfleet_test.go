@@ -71,10 +71,13 @@ func callerMain() int {
 			return err
 		}
 		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
+		switch resp.StatusCode {
+		case http.StatusOK:
+			return nil
+		case http.StatusTooManyRequests:
+			return retry.After(time.Minute, errors.New(resp.Status))
 		}
-		return nil
+		return errors.New(resp.Status)
 	}, worker.Breaker(policy, host), worker.Retry(retry.Policy{Base: backoff, Cap: backoff}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -92,7 +95,7 @@ type api struct {
 
 	mu    sync.Mutex
 	calls []apiCall
-	dead  map[string]bool // hosts that answer 503
+	dead  map[string]int // status that a host answers instead of 200
 }
 
 type apiCall struct {
@@ -103,12 +106,9 @@ type apiCall struct {
 	ok   bool
 }
 
-func newAPI(tb testing.TB, dead ...string) *api {
+func newAPI(tb testing.TB, dead map[string]int) *api {
 	tb.Helper()
-	a := &api{dead: map[string]bool{}}
-	for _, host := range dead {
-		a.dead[host] = true
-	}
+	a := &api{dead: dead}
 	s := httptest.NewServer(a)
 	tb.Cleanup(s.Close)
 	a.URL = s.URL
@@ -120,8 +120,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := apiCall{host: r.FormValue("host"), id: r.FormValue("id"), pid: pid, at: time.Now()}
-	if c.ok = !a.dead[c.host]; !c.ok {
-		w.WriteHeader(http.StatusServiceUnavailable)
+	status, dead := a.dead[c.host]
+	if c.ok = !dead; dead {
+		w.WriteHeader(status)
 	}
 	a.calls = append(a.calls, c)
 }
@@ -201,41 +202,54 @@ func (c *callers) stop() {
 	}
 }
 
-// What opens in one process holds in another one within a second.
+// What opens in one process holds in another one within a second: by failures, which
+// both count, and at the wish of the destination, of which the record alone tells.
 func TestBreakerHoldsInOtherProcess(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, "dead")
-	c := newCallers(t, a, forAMinute, task.Urgent, task.Default)
-	for range callerPolicy.Failures {
-		c.call(t, task.Urgent, "dead")
+	for _, tt := range []struct {
+		name   string
+		status int
+		calls  int // that open it
+	}{
+		{"failures", http.StatusServiceUnavailable, callerPolicy.Failures},
+		{"asked to wait", http.StatusTooManyRequests, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := newAPI(t, map[string]int{"dead": tt.status})
+			c := newCallers(t, a, forAMinute, task.Urgent, task.Default)
+			for range tt.calls {
+				c.call(t, task.Urgent, "dead")
+			}
+			until(t, 10*time.Second, "one process has made its calls", func() bool { return len(a.of("dead")) >= tt.calls })
+			opened := a.of("dead")[tt.calls-1].at
+			a.mend("dead") // who does not know that it is open calls it all the time
+			for time.Since(opened) < 1500*time.Millisecond { // the other one goes on to be asked
+				c.call(t, task.Default, "dead")
+				c.call(t, task.Default, "well")
+				time.Sleep(10 * time.Millisecond)
+			}
+			until(t, 10*time.Second, "the other host is called", func() bool { return len(a.of("well")) > 50 })
+			held := time.Duration(0)
+			for _, call := range a.of("dead")[tt.calls:] {
+				if call.pid != c.p[1].PID() {
+					t.Errorf("the process that opened it makes a call %v later", call.at.Sub(opened))
+				}
+				held = max(held, call.at.Sub(opened))
+			}
+			t.Logf("%d calls of the other process, the last one %v after it opened", len(a.of("dead"))-tt.calls, held.Round(time.Millisecond))
+			if held > time.Second {
+				t.Errorf("the other process makes a call %v after it opened, want none after 1 s", held)
+			}
+			c.stop()
+		})
 	}
-	until(t, 10*time.Second, "one process has failed ten times", func() bool { return len(a.of("dead")) >= callerPolicy.Failures })
-	opened := a.of("dead")[callerPolicy.Failures-1].at
-	for time.Since(opened) < 1500*time.Millisecond { // the other one goes on to be asked
-		c.call(t, task.Default, "dead")
-		c.call(t, task.Default, "well")
-		time.Sleep(10 * time.Millisecond)
-	}
-	until(t, 10*time.Second, "the other host is called", func() bool { return len(a.of("well")) > 50 })
-	late := a.of("dead")[callerPolicy.Failures:]
-	held := time.Duration(0)
-	for _, call := range late {
-		if call.pid != c.p[1].PID() {
-			t.Errorf("the process that opened it makes a call %v later", call.at.Sub(opened))
-		}
-		held = max(held, call.at.Sub(opened))
-	}
-	t.Logf("%d calls of the other process, the last one %v after it opened", len(late), held.Round(time.Millisecond))
-	if held > time.Second {
-		t.Errorf("the other process makes a call %v after it opened, want none after 1 s", held)
-	}
-	c.stop()
 }
 
 // Failures of two processes are one count: neither alone has met enough of them.
 func TestBreakerOfTwoProcesses(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, "dead")
+	a := newAPI(t, map[string]int{"dead": http.StatusServiceUnavailable})
 	c := newCallers(t, a, forAMinute, task.Urgent, task.Default)
 	classes := []task.Class{task.Urgent, task.Default}
 	for i := 0; ; i++ {
@@ -273,7 +287,7 @@ func TestBreakerOfTwoProcesses(t *testing.T) {
 func TestBreakerOfFleet(t *testing.T) {
 	t.Parallel()
 	const tasks, others, outage = 500, 100, 20 * time.Second
-	a := newAPI(t, "dead")
+	a := newAPI(t, map[string]int{"dead": http.StatusServiceUnavailable})
 	c := newCallers(t, a, nil, task.Default, task.Default)
 	for range tasks {
 		c.call(t, task.Default, "dead")

@@ -223,7 +223,7 @@ func TestBreakerHoldsInOtherProcess(t *testing.T) {
 			}
 			until(t, 10*time.Second, "one process has made its calls", func() bool { return len(a.of("dead")) >= tt.calls })
 			opened := a.of("dead")[tt.calls-1].at
-			a.mend("dead") // who does not know that it is open calls it all the time
+			a.mend("dead")                                   // who does not know that it is open calls it all the time
 			for time.Since(opened) < 1500*time.Millisecond { // the other one goes on to be asked
 				c.call(t, task.Default, "dead")
 				c.call(t, task.Default, "well")

@@ -91,7 +91,7 @@ func TestOutage(t *testing.T) {
 		opts []worker.HandlerOption
 	}{
 		{name: "in RETRY"},
-		{name: "behind a breaker", opts: []worker.HandlerOption{worker.Breaker(breaker.Policy{Open: time.Second, Spread: 2 * time.Second}, host)}},
+		{name: "behind a breaker", opts: []worker.HandlerOption{worker.Breaker(breaker.Policy{Open: time.Second, Spread: time.Second}, host)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			js := natstest.JetStream(t) // not parallel: it measures
@@ -99,13 +99,13 @@ func TestOutage(t *testing.T) {
 			failed := storm(500, 5000)
 			p := &provider{}
 			_, stop := start(t, js, func(w *worker.Worker) {
-				worker.Handle(w, p.handle, append(tt.opts, worker.Retry(retry.Policy{Base: 4 * time.Second, Cap: 4 * time.Second}))...)
+				worker.Handle(w, p.handle, append(tt.opts, worker.Retry(retry.Policy{Base: 3 * time.Second, Cap: 3 * time.Second}))...)
 			})
 			for i := range failed {
 				publish(t, js, strconv.Itoa(i), note{Text: "A"})
 			}
 			until(t, 30*time.Second, "all of them wait", func() bool { return messages(t, js, "TASKS_DEFAULT") == 0 })
-			const live = 200
+			live := storm(100, 300)
 			during := func(when string) {
 				p.live.mu.Lock()
 				p.live.waits = nil

@@ -130,9 +130,9 @@ func brokerMain() int {
 	if a := s.MonitorAddr(); a != nil {
 		monitor = "http://" + a.String()
 	}
-	fmt.Println("ready", s.ClientURL(), monitor) //nolint:forbidigo // it is the protocol of Spawn
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // before "ready": a signal may follow it at once
 	defer stop()
+	fmt.Println("ready", s.ClientURL(), monitor) //nolint:forbidigo // it is the protocol of Spawn
 	<-ctx.Done()
 	s.Shutdown()
 	s.WaitForShutdown()

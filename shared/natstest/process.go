@@ -125,36 +125,43 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Pause stops the process where it is (SIGSTOP), as a machine that swaps or is
 // suspended does: its connections stay open and it answers nothing. It returns when
-// all its threads stand still, which the signal alone only asks for. Kill works on a
-// paused process too.
+// the process stands still, as [WaitStopped] does. Kill works on a paused process too.
 func (p *Process) Pause() {
 	p.tb.Helper()
 	p.Signal(syscall.SIGSTOP)
+	WaitStopped(p.tb, p.PID())
+}
+
+// WaitStopped waits until all threads of a process that was sent SIGSTOP stand still,
+// which the signal only asks for. It returns at once when the process has ended, and
+// fails tb after 30 s.
+func WaitStopped(tb testing.TB, pid int) {
+	tb.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(processLimit); ; <-tick.C {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if err != nil {
-			p.tb.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !slices.ContainsFunc(threads, moves) {
 			return
 		}
 		if time.Now().After(deadline) {
-			p.tb.Fatalf("process %d is not stopped after %v", p.PID(), processLimit)
+			tb.Fatalf("process %d is not stopped after %v", pid, processLimit)
 		}
 	}
 }
 
-// moves reports whether the thread of a stat file is not stopped: proc_pid_stat(5),
-// its third field, after a name in parentheses. One that has ended is gone.
+// moves reports whether the thread of a stat file is neither stopped nor gone:
+// proc_pid_stat(5), its third field, after a name in parentheses.
 func moves(stat string) bool {
 	text, err := os.ReadFile(stat)
 	if err != nil {
 		return false
 	}
 	_, state, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
-	return len(state) > 0 && state[0] != 'T' && state[0] != 'Z'
+	return len(state) > 0 && bytes.IndexByte([]byte("TtZX"), state[0]) < 0
 }
 
 // Resume lets a paused process go on (SIGCONT); it does nothing to one that runs.

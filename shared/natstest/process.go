@@ -3,10 +3,12 @@ package natstest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const roleEnv = "DROVER_TEST_ROLE"
@@ -35,6 +39,25 @@ func Main(m *testing.M, roles map[string]func() int) {
 		os.Exit(2)
 	}
 	os.Exit(f())
+}
+
+// RunRole is the body of a role that works on the broker at url: it calls f with a
+// connection as [Connect] makes it, and a context that SIGTERM ends. f calls ready
+// once the test may go on. RunRole returns the exit code: 1 when something went wrong,
+// which is on stderr then.
+func RunRole(url string, f func(ctx context.Context, js jetstream.JetStream, ready func()) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	js, err := dial(url)
+	if err == nil {
+		defer js.Conn().Close()
+		err = f(ctx, js, func() { fmt.Println("ready") }) //nolint:forbidigo // it is the protocol of Spawn
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // Process is a child process of a test. Its methods are not safe for concurrent

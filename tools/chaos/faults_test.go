@@ -129,7 +129,7 @@ func (f *fleet) cutWorker(m *member) *victim {
 }
 
 func (f *fleet) holeWorker(m *member) *victim {
-	return &victim{target: m.name, begin: m.link.Hole, mend: m.link.Mend}
+	return &victim{target: m.name, begin: m.link.BlackHole, mend: m.link.Mend}
 }
 
 func (f *fleet) cutPublish(rng *rand.Rand) *victim {

@@ -36,15 +36,7 @@ func publisherMain() int {
 }
 
 func runPublisher(ctx context.Context) error {
-	s, err := readSetup()
-	if err != nil {
-		return err
-	}
-	ledger, err := chaos.Open(os.Getenv(envDir), os.Getenv(envProc))
-	if err != nil {
-		return err
-	}
-	js, err := connect(context.WithoutCancel(ctx), os.Getenv(envProc))
+	s, ledger, js, err := join(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}

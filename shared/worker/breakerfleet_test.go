@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/breaker"
@@ -38,17 +36,9 @@ const callerSlots = 4
 var callerPolicy = breaker.Policy{Failures: 10, Open: time.Second, Probes: 2, Spread: time.Second}
 
 // callerMain is a worker process whose handler calls an HTTP server.
-func callerMain() int {
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+func callerMain() int { return runRole(newCaller) }
+
+func newCaller(js jetstream.JetStream) (*worker.Worker, error) {
 	policy, backoff := callerPolicy, time.Second
 	if d, err := time.ParseDuration(os.Getenv(envOpen)); err == nil {
 		policy.Open, backoff = d, time.Hour // what fails does not come back
@@ -56,8 +46,7 @@ func callerMain() int {
 	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Class(os.Getenv(envClass)), Slots: callerSlots, RetrySlots: callerSlots}),
 		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	worker.Handle(w, func(ctx context.Context, n note) error {
 		info, _ := task.FromContext(ctx)
@@ -79,14 +68,7 @@ func callerMain() int {
 		}
 		return errors.New(resp.Status)
 	}, worker.Breaker(policy, host), worker.Retry(retry.Policy{Base: backoff, Cap: backoff}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	fmt.Println("ready")
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return w, nil
 }
 
 // api is an API that the callers call: which host they mean is in the request.

@@ -13,11 +13,11 @@ import (
 // Retry-After to one process holds in both.
 func TestRetryAfterOverProcesses(t *testing.T) {
 	t.Parallel()
-	const tasks, wait = 40, 3 * time.Second
+	const tasks, wait = 40, 5 * time.Second
 	var asked atomic.Bool
 	r := receive(t, func(w http.ResponseWriter, _ *http.Request) {
 		if !asked.Swap(true) {
-			w.Header().Set("Retry-After", "3")
+			w.Header().Set("Retry-After", "5")
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 	})

@@ -1,13 +1,9 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
-
-	"github.com/droverhq/drover/shared/telemetry"
 )
 
 // Isolated runs every task of this kind in a process of its own: this binary,
@@ -56,6 +52,7 @@ type isolation struct {
 	memory int64         // bytes; 0: no cap
 	cpu    time.Duration // 0: no limit
 	temp   int64         // bytes
+	ends   ends
 }
 
 const (
@@ -115,16 +112,6 @@ func TempSpace(bytes int64) IsolationLimit {
 // do all it can. Below the cap, because the collector does not count all that is
 // mapped: it must get its turn before the kernel refuses.
 func (i *isolation) heap() int64 { return i.memory / 5 * 4 }
-
-// warnUnenforced says which limits this system does not enforce.
-func (w *Worker) warnUnenforced(ctx context.Context) {
-	for _, k := range w.kinds {
-		if i := k.isolation; i != nil && !limitsEnforced && (i.memory > 0 || i.cpu > 0) {
-			w.log.WarnContext(ctx, "this system does not limit the memory or processor time of isolated tasks: only Linux does",
-				slog.String(telemetry.TaskKind, k.name))
-		}
-	}
-}
 
 // endReason says how the process of an isolated task came to its end without a
 // verdict. They are values of error.type.

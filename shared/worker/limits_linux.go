@@ -66,14 +66,14 @@ func limitMemory(occupied int64) error {
 
 // killStrays kills the processes that have mark in their environment: those that
 // left the group of the task that started them. One that is started while it looks
-// is found by the next round.
-func killStrays(mark string) {
+// is found by the next round. The process spared is let live.
+func killStrays(mark string, spared int) {
 	for range strayRounds {
 		found := false
 		entries, _ := os.ReadDir("/proc") // without it there is nothing to find
 		for _, e := range entries {
 			pid, err := strconv.Atoi(e.Name())
-			if err != nil || !marked(pid, mark) {
+			if err != nil || pid == spared || !marked(pid, mark) {
 				continue
 			}
 			found = true

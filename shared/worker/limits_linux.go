@@ -11,6 +11,8 @@ import (
 
 const limitsEnforced = true
 
+const maxFiles = 4096 // that one process of a task may have open: the kernel's memory for them is not the task's
+
 // limit sets the limits of a process that waits for its assignment, except that of
 // memory. The limits are hard ones: without privileges it cannot raise them again.
 func (i *isolation) limit(pid int) error {
@@ -22,6 +24,7 @@ func (i *isolation) limit(pid int) error {
 	limits := []rlimit{
 		{"size of a file", unix.RLIMIT_FSIZE, i.temp},
 		{"core dump", unix.RLIMIT_CORE, 0}, // it would be as large as the cap
+		{"open files", unix.RLIMIT_NOFILE, maxFiles},
 	}
 	if i.cpu > 0 { // a soft limit before it would be a signal that Go ignores
 		limits = append(limits, rlimit{"processor time", unix.RLIMIT_CPU, int64(i.cpu.Seconds())})

@@ -39,7 +39,7 @@ type child struct {
 
 const (
 	isolatedEnv = "DROVER_ISOLATED" // in the environment of a task and of all that it starts
-	exitLimit   = 10 * time.Second  // for a child to exit once it has answered
+	exitGraces  = 2                 // times the grace, for a child to exit once it has answered
 	pipeLimit   = time.Second       // for what is left in the pipes of a child that has ended
 )
 
@@ -198,7 +198,7 @@ func (c *child) run(ctx context.Context, as assignment) (a answer) {
 	}
 	_ = c.in.Close()
 	if a.Completed {
-		late := time.AfterFunc(exitLimit, func() { c.kill("it did not exit after it had answered") })
+		late := time.AfterFunc(exitGraces*c.grace, func() { c.kill("it did not exit after it had answered") })
 		defer late.Stop()
 	}
 	<-c.ended

@@ -1,0 +1,135 @@
+package service_test
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/fleet"
+)
+
+// A photo that would take 3 GiB, and the process with it, dies alone at its cap, in a
+// fleet of two processes whose other tasks do not notice. Its dead letter says why
+// and what to do, and the fleet's list and the metrics count it.
+func TestPhoto(t *testing.T) {
+	t.Parallel()
+	l := newLabourers(t)
+	const tasks = 12
+	for i := range tasks {
+		l.publish("urgent", fmt.Sprint("beside-", i), labour{Millis: 1500})
+	}
+	var admins []func(string) (int, string)
+	var stops []func()
+	for range 2 {
+		cmd, log, ended := l.start("--admin", "127.0.0.1:0")
+		admins = append(admins, log.admin())
+		stops = append(stops, func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Errorf("a process does not end; it logged:\n%s", log)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != 0 {
+				t.Errorf("a process ended with %d, want 0; it logged:\n%s", code, log)
+			}
+		})
+	}
+	l.until(patience, "half of the tasks run", func(all []entry) bool { return count(all, "start", "beside-") >= tasks/2 })
+	if _, err := l.js.PublishMsg(t.Context(), &nats.Msg{Subject: "tasks.urgent.email.photo"}, jetstream.WithMsgID("photo")); err != nil {
+		t.Fatal(err)
+	}
+	l.until(patience, "every other task has ended", func(all []entry) bool { return count(all, "end", "beside-") == tasks })
+
+	letter := l.dead("photo")
+	for _, f := range letter.Errors {
+		if !strings.HasPrefix(f.Error, "oom: it reached its memory cap of 256 MiB") {
+			t.Errorf("attempt %d failed of %q, want oom and the cap", f.Attempt, f.Error)
+		}
+	}
+	if text := deadletter.Explain(letter).String(); len(letter.Errors) != 2 || !strings.Contains(text, "release a email with more memory for email.photo (worker.Memory)") {
+		t.Errorf("%d failures, want 2, and what to do about them; the explanation is\n%s", len(letter.Errors), text)
+	}
+	starts := 0
+	for _, e := range l.entries() {
+		switch {
+		case e.what == "start":
+			starts++
+		case e.what == "cut":
+			t.Errorf("%s was cut short", e.id)
+		}
+	}
+	if starts != tasks {
+		t.Errorf("%d starts of %d tasks beside it", starts, tasks)
+	}
+
+	counted := 0
+	for _, get := range admins {
+		_, body := get("/metrics")
+		for line := range strings.Lines(body) {
+			if !strings.HasPrefix(line, "drover_isolated_ended_total{") || !strings.Contains(line, `error_type="oom"`) {
+				continue
+			}
+			var n float64
+			if _, err := fmt.Sscan(line[strings.LastIndexByte(strings.TrimSpace(line), ' ')+1:], &n); err != nil {
+				t.Errorf("metric %q: %v", line, err)
+			}
+			counted += int(n)
+		}
+		if !strings.Contains(body, `drover_worker_isolation{isolation_memory="`) {
+			t.Error("/metrics does not say how isolated tasks are confined")
+		}
+	}
+	if counted != 2 {
+		t.Errorf("the metrics count %d attempts that reached their memory cap, want 2", counted)
+	}
+	l.listed(func(all []fleet.Process) bool {
+		var oom int64
+		for _, p := range all {
+			if p.Confined == nil || p.Confined.Memory == "none" || len(p.Isolated) != 1 {
+				return false
+			}
+			oom += p.Isolated[0].OOM
+		}
+		return len(all) == 2 && oom == 2
+	})
+	for _, stop := range stops {
+		stop()
+	}
+}
+
+// dead waits for a dead letter.
+func (l *labourers) dead(id string) deadletter.Letter {
+	l.tb.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if letter, err := deadletter.Get(l.tb.Context(), l.js, id); err == nil {
+			return letter
+		}
+	}
+	l.tb.Fatalf("no dead letter of %s", id)
+	return deadletter.Letter{}
+}
+
+// listed waits for what the list of the fleet's processes says.
+func (l *labourers) listed(ok func([]fleet.Process) bool) {
+	l.tb.Helper()
+	var all []fleet.Process
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		all = nil
+		for p, err := range fleet.Processes(l.tb.Context(), l.js, "email") {
+			if err == nil {
+				all = append(all, p)
+			}
+		}
+		if ok(all) {
+			return
+		}
+	}
+	l.tb.Fatalf("the list of processes does not say what it should: %+v", all)
+}

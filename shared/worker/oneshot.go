@@ -85,7 +85,7 @@ func (as *assignment) abandon() {
 	if as.Temp == "" {
 		return
 	}
-	killStrays(as.Mark, os.Getpid())
+	killStrays(as.Mark, os.Getpid(), nil)
 	_ = removeTemp(as.Temp) // there is nobody left to tell
 	if as.Cgroup != "" {
 		killCgroup(as.Cgroup)

@@ -24,11 +24,12 @@ type child struct {
 	answers *os.File // its file descriptor 3
 	printed *os.File // its standard output and error; nil for a suspect, which has the parent's
 	output  output
-	temp    string // "" for a suspect
-	mark    string // what all it starts has in its environment; "" for a suspect
-	held    *os.File
-	group   *group // its cgroup; nil without
-	left    error  // why its cgroup is still there; after ended
+	temp    string    // "" for a suspect
+	mark    string    // what all it starts has in its environment; "" for a suspect
+	held    *os.File  // its temp folder, locked
+	begun   time.Time // just before the process was
+	group   *group    // its cgroup; nil without
+	left    error     // why its cgroup is still there; after ended
 
 	ended chan struct{} // closed when the process, and all that was found of what it started, has ended
 	wg    sync.WaitGroup
@@ -139,6 +140,7 @@ func (c *child) start() error {
 
 // launch starts the command, in its cgroup if it has one.
 func (c *child) launch() error {
+	c.begun = time.Now()
 	if c.group == nil {
 		return c.cmd.Start()
 	}
@@ -164,7 +166,7 @@ func (c *child) wait() {
 	case c.group != nil:
 		c.left = c.group.end()
 	case c.mark != "":
-		killStrays(c.mark, 0)
+		killStrays(c.mark, 0, descendants(c.cmd.Process.Pid, time.Since(c.begun)))
 	}
 	close(c.ended)
 	for _, f := range []*os.File{c.in, c.answers, c.printed} {

@@ -87,7 +87,7 @@ func orphans(dir string) []*os.File {
 // their temp folders.
 func sweepTemp() (n int) {
 	for _, f := range orphans(os.TempDir()) {
-		killStrays(isolatedEnv+"="+filepath.Base(f.Name()), 0)
+		killStrays(isolatedEnv+"="+filepath.Base(f.Name()), 0, nil)
 		if removeTemp(f.Name()) == nil {
 			n++
 		}

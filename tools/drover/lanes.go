@@ -36,7 +36,8 @@ func (lanesCmd) Help() string {
     DEAD         dead letters of the service in the class
 
 What is paused is named below the table, with its end, who paused it and why. A task
-in flight whose worker dies during a pause waits until its end.
+in flight whose worker dies during a pause waits until its end. So are the kinds whose
+isolated tasks went over a limit, as the processes that run now have counted them.
 
 Examples:
 

@@ -64,46 +64,48 @@ func ownCgroup() (dir string, inside bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	own, found := "", false
-	for line := range strings.Lines(string(text)) {
-		if after, ok := strings.CutPrefix(line, "0::"); ok {
-			own, found = strings.TrimSuffix(after, "\n"), true
-		}
-	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", false, err
 	}
-	root, mount := cgroupMount(string(mounts))
-	if !found || mount == "" {
-		return "", false, errors.New("cgroup version 2 is not mounted")
+	mount, dir, err := place(string(text), string(mounts))
+	if err != nil {
+		return "", false, err
 	}
-	below, ok := strings.CutPrefix(own, strings.TrimSuffix(root, "/"))
-	if !ok {
-		return "", false, errors.New("its cgroup is outside of what is mounted")
-	}
-	dir = filepath.Join(mount, below)
 	parent := filepath.Dir(dir)
-	switch atRoot := below == "" || below == "/"; {
+	switch atRoot := dir == mount; {
 	case handedOver(dir) || atRoot && contained(dir):
 		return dir, true, nil
 	case atRoot:
-	case handedOver(parent), parent == filepath.Clean(mount) && filepath.Base(dir) == ownLeaf && contained(parent):
+	case handedOver(parent), parent == mount && filepath.Base(dir) == ownLeaf && contained(parent):
 		return parent, false, nil
 	}
 	return "", false, errors.New("no cgroup is delegated to it")
 }
 
-// cgroupMount returns the root and the place of the first mount of version 2.
-func cgroupMount(mountinfo string) (root, mount string) {
-	for line := range strings.Lines(mountinfo) { // proc_pid_mountinfo(5)
-		before, after, _ := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		if len(f) > 5 && strings.HasPrefix(after, "cgroup2 ") {
-			return f[3], f[4]
+// place returns where cgroups of version 2 are mounted, and there that of the process
+// whose files cgroup and mountinfo are in /proc: cgroups(7), proc_pid_mountinfo(5).
+func place(cgroup, mountinfo string) (mount, dir string, err error) {
+	own, found := "", false
+	for line := range strings.Lines(cgroup) {
+		if after, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			own, found = after, true
 		}
 	}
-	return "", ""
+	for line := range strings.Lines(mountinfo) {
+		before, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		if !found || len(f) < 5 || !strings.HasPrefix(after, "cgroup2 ") {
+			continue
+		}
+		root := strings.TrimSuffix(f[3], "/")
+		below, ok := strings.CutPrefix(own, root)
+		if !ok || below != "" && below[0] != '/' {
+			return "", "", errors.New("its cgroup is outside of what is mounted")
+		}
+		return filepath.Clean(f[4]), filepath.Join(f[4], below), nil
+	}
+	return "", "", errors.New("cgroup version 2 is not mounted")
 }
 
 // handedOver reports whether systemd, or who does as it does, has delegated dir.
@@ -231,15 +233,19 @@ func (g *group) into(attr *syscall.SysProcAttr) {
 	attr.UseCgroupFD, attr.CgroupFD = !g.of.writes.Load(), int(g.f.Fd())
 }
 
-// refused reports whether err says that processes cannot be started in a cgroup, as
-// the usual filter of containers has it. From then on they are started and put there.
-func (g *group) refused(err error) bool {
-	return (errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && !g.of.writes.Swap(true)
+// refused reports whether err says that a process cannot be started in a cgroup, as the
+// usual filter of containers has it. From then on they are started and put there.
+func (g *group) refused(attr *syscall.SysProcAttr, err error) bool {
+	if !attr.UseCgroupFD || !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		return false
+	}
+	g.of.writes.Store(true)
+	return true
 }
 
-// join puts a process that was started without into the cgroup.
-func (g *group) join(pid int) error {
-	if !g.of.writes.Load() {
+// join puts a process that was started with attr into the cgroup, if it is not in it.
+func (g *group) join(attr *syscall.SysProcAttr, pid int) error {
+	if attr.UseCgroupFD {
 		return nil
 	}
 	return write(g.dir, "cgroup.procs", strconv.Itoa(pid))

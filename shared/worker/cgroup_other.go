@@ -27,8 +27,8 @@ type group struct {
 
 func killCgroup(string) {}
 
-func (g *group) into(*syscall.SysProcAttr) {}
-func (g *group) refused(error) bool        { return false }
-func (g *group) join(int) error            { return nil }
-func (g *group) kill()                     {}
-func (g *group) end() error                { return nil }
+func (g *group) into(*syscall.SysProcAttr)                {}
+func (g *group) refused(*syscall.SysProcAttr, error) bool { return false }
+func (g *group) join(*syscall.SysProcAttr, int) error     { return nil }
+func (g *group) kill()                                    {}
+func (g *group) end() error                               { return nil }

@@ -46,6 +46,7 @@ const (
 	envEscape   = "TEST_ESCAPE"            // of a stray: start another one outside of this group, and end
 	envVanish   = "TEST_VANISH"            // and without the task's mark
 	envVanished = "TEST_VANISHED"          // such a one
+	envNoClone3 = "TEST_NO_CLONE3"         // have it refused
 	envCgroup   = "TEST_CGROUP"            // go there first
 )
 
@@ -62,6 +63,12 @@ func isolatedMain() int {
 	l := ledger(os.Getenv(envLedger))
 	if dir := os.Getenv(envCgroup); dir != "" && !worker.IsChild() {
 		if err := enter(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	if os.Getenv(envNoClone3) != "" && !worker.IsChild() {
+		if err := forbidClone3(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

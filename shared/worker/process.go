@@ -127,7 +127,7 @@ func (c *child) start() error {
 	if c.limits != nil {
 		pid := c.cmd.Process.Pid // before wait: until then its number is its own
 		if err = c.limits.limit(pid); err == nil && c.group != nil {
-			err = c.group.join(pid)
+			err = c.group.join(c.cmd.SysProcAttr, pid)
 		}
 		c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
 	}
@@ -146,7 +146,7 @@ func (c *child) launch() error {
 	}
 	c.group.into(c.cmd.SysProcAttr)
 	err := c.cmd.Start()
-	if err == nil || !c.group.refused(err) {
+	if err == nil || !c.group.refused(c.cmd.SysProcAttr, err) {
 		return err
 	}
 	first := c.cmd                                      // cannot be started twice

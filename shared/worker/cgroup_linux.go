@@ -292,7 +292,7 @@ func (g *group) empty() error {
 			return fmt.Errorf("%s: what was killed in it has not ended after %v", g.dir, endLimit)
 		}
 		// The kernel says when the file is another one than was read.
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}, int(left.Milliseconds())+1) //nolint:gosec // a descriptor fits
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}, int(left.Milliseconds())+1)
 	}
 }
 

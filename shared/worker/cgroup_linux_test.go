@@ -55,7 +55,7 @@ func newCgroup(tb testing.TB) string {
 		for _, c := range []string{"+memory", "+pids"} { // where it is there, and not in use by others
 			_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte(c), 0)
 		}
-		dir, err := os.MkdirTemp(root, "drover-test-")
+		dir, err := os.MkdirTemp(root, "drover-test-") //nolint:usetesting // it has to be there
 		if err != nil {
 			return ""
 		}

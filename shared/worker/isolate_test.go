@@ -184,7 +184,7 @@ func checkMisdeeds(t *testing.T, js jetstream.JetStream, l ledger, tests []misde
 		}
 	}
 	if f := dead["trace"].Errors; len(f) == 1 && f[0].Error != f[0].Trace {
-		t.Errorf("the handler is in %s, want the span of its attempt: %s", f[0].Error, f[0].Trace)
+		t.Errorf("a span of the handler is under %s, want that of its attempt: %s", f[0].Error, f[0].Trace)
 	}
 }
 

@@ -150,7 +150,7 @@ func (c *child) launch() error {
 		return err
 	}
 	first := c.cmd                                      // cannot be started twice
-	c.cmd = exec.Command(first.Path, first.Args[1:]...) //nolint:noctx,gosec // as the first
+	c.cmd = exec.Command(first.Path, first.Args[1:]...) //nolint:noctx // as the first
 	c.cmd.Env, c.cmd.SysProcAttr = first.Env, first.SysProcAttr
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = first.Stdin, first.Stdout, first.Stderr, first.ExtraFiles
 	c.group.into(c.cmd.SysProcAttr)

@@ -58,10 +58,10 @@ func TestPhoto(t *testing.T) {
 	}
 	starts := 0
 	for _, e := range l.entries() {
-		switch {
-		case e.what == "start":
+		switch e.what {
+		case "start":
 			starts++
-		case e.what == "cut":
+		case "cut":
 			t.Errorf("%s was cut short", e.id)
 		}
 	}

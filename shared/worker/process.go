@@ -62,9 +62,6 @@ func startChild(limits *isolation, in *cgroups, of string, grace time.Duration) 
 		}
 	}
 	if err := c.start(); err != nil {
-		if c.group != nil {
-			err = errors.Join(err, c.group.end())
-		}
 		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
@@ -282,6 +279,9 @@ func (c *child) close() error {
 	}
 	if c.temp == "" {
 		return nil
+	}
+	if c.group != nil && c.cmd.Process == nil { // it never started
+		c.left = c.group.end()
 	}
 	defer func() { _ = c.held.Close() }()
 	return errors.Join(removeTemp(c.temp), c.left)

@@ -60,30 +60,48 @@ var reader = sdkmetric.NewManualReader()
 // is not.
 func isolatedMain() int {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	l := ledger(os.Getenv(envLedger))
-	if dir := os.Getenv(envCgroup); dir != "" && !worker.IsChild() {
+	if err := confineSelf(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	child := worker.IsChild() // asked first: the worker forgets it when it runs
+	var w *worker.Worker
+	code := runRole(func(js jetstream.JetStream) (_ *worker.Worker, err error) {
+		w, err = newIsolated(js)
+		return w, err
+	})
+	if lingers {
+		<-time.After(time.Hour) // it is killed long before
+	}
+	if code == 0 && !child {
+		s := w.Status()
+		fmt.Printf("confined by %s and %s\n", s.Confinement.Memory, s.Confinement.Processes)
+		for _, k := range s.Isolated {
+			fmt.Printf("%s: %d oom, %d killed, %d died\n", k.Kind, k.OOM, k.Killed, k.Died)
+		}
+	}
+	return code
+}
+
+// confineSelf puts a worker where the test wants it.
+func confineSelf() error {
+	if worker.IsChild() {
+		return nil
+	}
+	if dir := os.Getenv(envCgroup); dir != "" {
 		if err := enter(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return err
 		}
 	}
-	if os.Getenv(envNoClone3) != "" && !worker.IsChild() {
-		if err := forbidClone3(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
+	if os.Getenv(envNoClone3) != "" {
+		return forbidClone3()
 	}
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	connection = nc
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+	return nil
+}
+
+func newIsolated(js jetstream.JetStream) (*worker.Worker, error) {
+	connection = js.Conn()
+	l := ledger(os.Getenv(envLedger))
 	drain, err := time.ParseDuration(os.Getenv(envDrain))
 	if err != nil {
 		drain = 10 * time.Second
@@ -93,8 +111,7 @@ func isolatedMain() int {
 		worker.TracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spanLedger{l}))),
 		worker.MeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	twice := worker.Retry(retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2})
 	limits := []worker.IsolationLimit{worker.CPUTime(time.Second), worker.TempSpace(8 << 20)}
@@ -105,29 +122,7 @@ func isolatedMain() int {
 	worker.Handle(w, func(ctx context.Context, n alone) error { return l.task(ctx, note(n)) }, twice, worker.Isolated(limits...))
 	worker.Handle(w, func(ctx context.Context, n hasty) error { return l.task(ctx, note(n)) },
 		worker.Isolated(), worker.Timeout(3*time.Second), worker.Retry(retry.Policy{Attempts: 1}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	switch {
-	case !worker.IsChild():
-		fmt.Println("ready")
-	case os.Getenv(envBadChild) != "":
-		return 5
-	}
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if lingers {
-		select {}
-	}
-	s := w.Status()
-	if !worker.IsChild() && len(s.Lanes) > 0 {
-		fmt.Printf("confined by %s and %s\n", s.Confinement.Memory, s.Confinement.Processes)
-		for _, k := range s.Isolated {
-			fmt.Printf("%s: %d oom, %d killed, %d died\n", k.Kind, k.OOM, k.Killed, k.Died)
-		}
-	}
-	return 0
+	return w, nil
 }
 
 // lingers is set by a task whose process is not to end.
@@ -140,18 +135,6 @@ func enter(dir string) error {
 		return nil
 	}
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
-}
-
-// write adds an event. One write of one short line: atomic with O_APPEND, and it
-// outlives SIGKILL.
-func (l ledger) write(what, id string, pid, attempt int) {
-	f, err := os.OpenFile(string(l), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	defer f.Close()
-	fmt.Fprintf(f, "%s %s %d %d %d\n", what, id, pid, attempt, time.Now().UnixMicro())
 }
 
 // task does what its text says.

@@ -95,7 +95,7 @@ func verdict(l *Letter) (why string, next []string) {
 	switch l.Reason {
 	case task.Failed:
 		why = fmt.Sprintf("All %d attempts ended in an error.", l.Attempt)
-		next = []string{"If the cause is mended, for example a destination that was down: " + redrive, "If the task is of no use any more: " + discard}
+		next = append(atLimit(l), "If the cause is mended, for example a destination that was down: "+redrive, "If the task is of no use any more: "+discard)
 	case task.Permanent:
 		why = "The handler said that no further attempt could mend it."
 		next = []string{"Read the last error: the arguments or the state of something else are wrong.", "After mending that: " + redrive, "If the task was a mistake: " + discard}
@@ -127,6 +127,34 @@ func verdict(l *Letter) (why string, next []string) {
 		next = []string{"Run it again: " + redrive, "Delete it: " + discard}
 	}
 	return why, next
+}
+
+// atLimit is what to do about a task of an isolated kind whose process ended without a
+// verdict: its last error begins with how, after the time limit if that was it.
+func atLimit(l *Letter) []string {
+	if len(l.Errors) == 0 {
+		return nil
+	}
+	last, service := l.Errors[len(l.Errors)-1].Error, l.Subject.Service
+	if after, ok := strings.CutPrefix(last, "time limit reached ("); ok {
+		_, last, _ = strings.Cut(after, "): ")
+	}
+	how, _, _ := strings.Cut(last, ": ")
+	switch how {
+	case "oom":
+		return []string{
+			"It ran in a process of its own, which took more memory than it may: look at the size of what its arguments name. It harmed no other task.",
+			"If that is a size to be expected, release a " + service + " with more memory for " + l.Subject.Kind() + " (worker.Memory), or a machine or container with more.",
+		}
+	case "killed":
+		return []string{
+			"It ran in a process of its own, which was ended at the limit that the last error names: look for what makes it take so long, or so much.",
+			"If that is to be expected, release a " + service + " with a higher limit for " + l.Subject.Kind() + " (worker.Timeout, worker.CPUTime, worker.TempSpace).",
+		}
+	case "died":
+		return []string{"It ran in a process of its own, which ended before it had said what became of the task: the last error has the end of its output."}
+	}
+	return nil
 }
 
 // String is the explanation as text of several lines, without control characters.

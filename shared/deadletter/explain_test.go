@@ -68,3 +68,22 @@ func TestExplainEveryReason(t *testing.T) {
 		}
 	}
 }
+
+// How the process of an isolated task ended is followed by what to do about it.
+func TestExplainIsolated(t *testing.T) {
+	t.Parallel()
+	for failure, want := range map[string]string{
+		"oom: it reached its memory cap of 512 MiB":                                              "(worker.Memory)",
+		"killed: it used up its processor time of 1s":                                            "worker.CPUTime",
+		"time limit reached (3s): killed: wall clock: it went on for 1s after its context ended": "worker.Timeout",
+		"died: exit status 3": "the end of its output",
+		"no: room":            "",
+	} {
+		s := dead("one")
+		s.Errors[len(s.Errors)-1].Error = failure
+		next := deadletter.Explain(deadletter.Letter{State: s, Sequence: 7}).Next
+		if all := strings.Join(next, "\n"); !strings.Contains(all, want) || want == "" && len(next) != 2 {
+			t.Errorf("Explain of %q says what to do: %q, want %q in it", failure, all, want)
+		}
+	}
+}

@@ -158,14 +158,15 @@ func cpu(b *testing.B) time.Duration {
 const isolatedTasks = 20
 
 // BenchmarkIsolated is what a task costs that runs in a process of its own, one
-// after the other: beside a process that does as much to start, connects and builds
+// after the other, without a cgroup and in one: beside a process that does as much to start, connects and builds
 // its worker, and ends without a task.
 func BenchmarkIsolated(b *testing.B) {
-	b.Run("task", func(b *testing.B) {
+	task := func(b *testing.B, cgroup string) {
+		b.Helper()
 		url, js := natstest.Listen(b)
 		topology(b, js, ackWait)
 		l := newLedger(b)
-		p, _ := spawnIsolated(b, url, l, envSlots+"=1")
+		p, _ := spawnIsolated(b, url, l, envSlots+"=1", envCgroup+"="+cgroup)
 		n := 0
 		var total time.Duration
 		for b.Loop() {
@@ -179,6 +180,11 @@ func BenchmarkIsolated(b *testing.B) {
 		}
 		p.Stop()
 		b.ReportMetric(float64(total.Microseconds())/1000/(isolatedTasks-1)/float64(b.N), "ms/task")
+	}
+	b.Run("task", func(b *testing.B) { task(b, withoutCgroup(b)) })
+	b.Run("cgroup", func(b *testing.B) { // where this machine allows it; else as above
+		dir, _ := delegate(b)
+		task(b, dir)
 	})
 	b.Run("process", func(b *testing.B) {
 		url, _ := natstest.Listen(b)

@@ -45,7 +45,7 @@
 //
 // # Errors
 //
-// [ErrNoBucket] and [ErrDenied] are for callers that branch.
+// [record.ErrNoBucket] and [broker.ErrDenied] are for callers that branch.
 package circuit
 
 import (
@@ -55,10 +55,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/telemetry"
 )
 
@@ -67,7 +69,8 @@ import (
 type Breakers struct {
 	service string
 	self    string // this process
-	store   store
+	nc      *nats.Conn
+	bucket  record.Bucket
 	log     *slog.Logger
 	meters  meters
 
@@ -99,7 +102,7 @@ type Call struct {
 // New returns the breakers of a service, all closed. meter may be nil.
 func New(js jetstream.JetStream, service string, log *slog.Logger, meter metric.MeterProvider) (*Breakers, error) {
 	b := &Breakers{
-		service: service, self: rand.Text(), store: store{js: js}, log: log,
+		service: service, self: rand.Text(), nc: js.Conn(), bucket: bucket(js), log: log,
 		work: make(chan struct{}, 1), failed: make(chan struct{}, 1), all: map[string]*entry{},
 	}
 	if err := b.instrument(meter); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/streams"
 )
 
@@ -318,7 +319,7 @@ func TestRefusals(t *testing.T) {
 	js := natstest.JetStream(t)
 	o := circuit.Order{Service: "test", Destination: "a", For: time.Minute}
 	for e, err := range circuit.List(t.Context(), js, "") {
-		if !errors.Is(err, circuit.ErrNoBucket) {
+		if !errors.Is(err, record.ErrNoBucket) {
 			t.Errorf("List() without a bucket = %v, %v, want ErrNoBucket", e, err)
 		}
 	}
@@ -334,7 +335,7 @@ func TestRefusals(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), "KV_BREAKERS"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := circuit.Open(t.Context(), js, o); !errors.Is(err, circuit.ErrNoBucket) {
+	if _, err := circuit.Open(t.Context(), js, o); !errors.Is(err, record.ErrNoBucket) {
 		t.Errorf("Open() without a bucket = %v, want ErrNoBucket", err)
 	}
 }

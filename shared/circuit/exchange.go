@@ -31,7 +31,7 @@ type tallies struct {
 // ctx is done. Successes alone are told once a second: they only weigh against
 // failures.
 func (b *Breakers) exchange(ctx context.Context) {
-	nc := b.store.js.Conn()
+	nc := b.nc
 	before, subject := nc.LastError(), task.BreakersSubject+b.service
 	sub, err := nc.Subscribe(subject, func(m *nats.Msg) { b.hear(m.Data) })
 	if err != nil {

@@ -43,6 +43,7 @@ const (
 	TaskLane       = "task.lane" // "live" or "retry"
 	BreakerState   = "breaker.state"
 	Destination    = "destination" // of a breaker; in logs alone
+	Resource       = "resource"    // of a cap
 
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
@@ -70,6 +71,11 @@ const (
 
 	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
 	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them
+
+	MetricCap        = "drover.cap.permits" // {permit}, gauge, by resource: for the whole fleet
+	MetricCapHeld    = "drover.cap.held"    // {permit}, gauge, by resource: leased by this process
+	MetricCapUsed    = "drover.cap.used"    // {permit}, gauge, by resource: in use by this process
+	MetricCapRefused = "drover.cap.refused" // {task}, counter, by resource
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

@@ -65,6 +65,8 @@ type kind struct {
 
 	isolation *isolation // nil: in the worker's own process
 	breaking  *breaking  // nil: without breakers
+	capping   *capping   // nil: without caps
+	weight    int        // slots that a run takes; 0: one
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another

@@ -7,7 +7,7 @@
 //
 // A task that finds a permit leased and free takes it from memory. Else it waits for
 // one look at the record, for at most 250 ms, and when that brings none it is to come
-// again later. What a process leases it keeps for seconds, so that only a change of
+// again later; when tasks take milliseconds it waits as long for one to end. What a process leases it keeps for seconds, so that only a change of
 // its load costs the broker something: two requests. While it uses a resource it reads
 // the record once a second, while it wants more four times, and it writes it three
 // times in a lease. A resource that is not used costs nothing.
@@ -116,6 +116,7 @@ type entry struct {
 	name    string
 	cap     int
 	waits   []*wait // for a look, the first one first
+	queue   []*wait // for a permit to come back, the first one first
 	out     map[*Permit]struct{}
 	tried   time.Time // when it was looked last
 	away    bool      // and that brought no answer
@@ -123,7 +124,7 @@ type entry struct {
 	refused int64
 }
 
-// wait is a task that waits for a look. Permits.mu guards it.
+// wait is a task that waits. Permits.mu guards it.
 type wait struct {
 	over   chan struct{} // closed when there is an answer
 	is     bool          // there is one
@@ -202,6 +203,9 @@ func (p *Permits) take(e *entry, t *Permit, until time.Time) (time.Duration, boo
 	if answer == semaphore.Wait {
 		answer = p.wait(e, until)
 	}
+	if answer == semaphore.Refused && e.Soon(len(e.queue)) {
+		answer = p.stand(e, until)
+	}
 	if answer == semaphore.Granted {
 		e.out[t] = struct{}{}
 		t.parts = append(t.parts, e)
@@ -220,19 +224,48 @@ func (p *Permits) wait(e *entry, until time.Time) semaphore.Answer {
 	w := &wait{over: make(chan struct{})}
 	e.waits = append(e.waits, w)
 	p.wake()
-	p.mu.Unlock()
-	timer := time.NewTimer(time.Until(until))
-	select {
-	case <-w.over:
-	case <-timer.C:
-	}
-	timer.Stop()
-	p.mu.Lock()
+	p.pause(w, until)
 	if !w.is {
 		e.waits = slices.DeleteFunc(e.waits, func(o *wait) bool { return o == w })
 		e.answer(w)
 	}
 	return w.answer
+}
+
+// stand waits for a permit of this process to come back. p.mu is held, but not while
+// it waits.
+func (p *Permits) stand(e *entry, until time.Time) semaphore.Answer {
+	w := &wait{over: make(chan struct{}), answer: semaphore.Refused}
+	e.queue = append(e.queue, w)
+	p.pause(w, until)
+	if !w.is {
+		e.queue = slices.DeleteFunc(e.queue, func(o *wait) bool { return o == w })
+	}
+	return w.answer
+}
+
+// serve hands permits that have come back to those who stand for them. mu is held.
+func (e *entry) serve() {
+	now := time.Now()
+	for len(e.queue) > 0 && e.Free(now) {
+		_ = e.Take(now) // as Free says
+		w := e.queue[0]
+		e.queue = e.queue[1:]
+		w.is, w.answer = true, semaphore.Granted
+		close(w.over)
+	}
+}
+
+// pause waits for an answer, without p.mu.
+func (p *Permits) pause(w *wait, until time.Time) {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-w.over:
+	case <-timer.C:
+	}
 }
 
 // answer ends a wait. mu is held.
@@ -251,10 +284,11 @@ func (e *entry) answerAll(waits []*wait) {
 	for _, w := range waits {
 		e.answer(w)
 	}
-	for len(e.waits) > 0 && e.Free() {
+	for len(e.waits) > 0 && e.Free(time.Now()) {
 		e.answer(e.waits[0])
 		e.waits = e.waits[1:]
 	}
+	e.serve()
 }
 
 // Release gives the permit back. It may be called more than once, and on nil.
@@ -278,6 +312,7 @@ func (t *Permit) Release() {
 		if e.Release(ran) {
 			p.wake()
 		}
+		e.serve()
 	}
 }
 

@@ -41,11 +41,13 @@ func (d *demand) refused(now time.Time) {
 	d.now++
 }
 
-// held takes for how long a permit was in use.
+// held takes for how long a permit was in use. One that took much longer than the
+// others, as when a process stands still, says little of the next.
 func (d *demand) held(ran time.Duration) {
 	if d.mean == 0 {
 		d.mean = ran
 	}
+	ran = min(ran, 4*d.mean)
 	d.mean += (ran - d.mean) / 8
 }
 

@@ -83,6 +83,7 @@ const (
 	quantum    = handOver / 4 // for which who has its turn keeps it
 	fresh      = time.Second  // how long what a look found is taken for true
 	hurry      = 250 * time.Millisecond
+	soon       = hurry / 2 // to wait for a permit
 )
 
 // New returns a semaphore of which this process holds nothing.
@@ -108,7 +109,7 @@ func (s *Semaphore) Take(now time.Time) Answer {
 	switch {
 	case s.closed:
 		return Refused
-	case s.used < s.quota && s.good(now):
+	case s.Free(now):
 		s.used++
 		s.demand.uses(s.used, now)
 		return Granted
@@ -124,7 +125,7 @@ func (s *Semaphore) Take(now time.Time) Answer {
 // Waited ends a wait: with a permit if there is one now.
 func (s *Semaphore) Waited(now time.Time) Answer {
 	s.demand.waiting--
-	if s.used < s.quota && s.good(now) && !s.closed {
+	if s.Free(now) {
 		s.used++
 		return Granted
 	}
@@ -132,8 +133,8 @@ func (s *Semaphore) Waited(now time.Time) Answer {
 	return Refused
 }
 
-// Free reports whether a permit is leased that nobody uses.
-func (s *Semaphore) Free() bool { return s.used < s.quota }
+// Free reports whether the next task is granted a permit.
+func (s *Semaphore) Free(now time.Time) bool { return !s.closed && s.used < s.quota && s.good(now) }
 
 // Release takes a permit back that was in use for this long, also one that was lost
 // meanwhile; 0 says nothing about how long that takes. It reports whether it is due to somebody else: then it is time to look.
@@ -170,15 +171,24 @@ func (s *Semaphore) good(now time.Time) bool {
 // Close has all permits given up as they come back, and no more granted.
 func (s *Semaphore) Close() { s.closed = true }
 
-// Parked returns when a task that was refused should come again: spread over about
-// the time that those before it take, which is from 1 to 30 s. draw is a random
-// number from 0 to 1, and away that the record could not be read.
+// Soon reports whether a task that was refused does better to wait for a permit of
+// this process to come back than to be parked: when tasks are short, and no more than
+// queued wait already.
+func (s *Semaphore) Soon(queued int) bool {
+	n := min(s.quota, s.config.Most/4)
+	return queued < n && s.demand.mean > 0 && s.demand.mean*time.Duration(queued+1) <= soon*time.Duration(n)
+}
+
+// Parked returns when a task that was refused should come again: spread over half the
+// time that those before it take, which is from 1 to 30 s. Half, so that there is one
+// for most of the permits that come back. draw is a random number from 0 to 1, and
+// away that the record could not be read.
 func (s *Semaphore) Parked(draw float64, away bool, now time.Time) time.Duration {
 	least, each := time.Second, max(s.demand.mean, 10*time.Millisecond)/time.Duration(max(s.quota, 1))
 	if away {
 		least, each = 5*time.Second, time.Millisecond
 	}
-	over := float64(each) * float64(s.parked.count(now)+1)
+	over := float64(each) * float64(s.parked.count(now)+1) / 2
 	over = min(max(over, float64(least)), float64(longest))
 	d := hurry + time.Duration(draw*over)
 	s.parked.add(now.Add(d), now)

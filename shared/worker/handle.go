@@ -132,6 +132,9 @@ func (w *Worker) check() error {
 		errs = append(errs, errors.New("no handler is registered"))
 	}
 	for _, k := range w.kinds {
+		if err := w.checkWeight(k); err != nil {
+			errs = append(errs, err)
+		}
 		var limit time.Duration
 		attempts := 0
 		for _, c := range w.classes {

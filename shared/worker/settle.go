@@ -81,6 +81,7 @@ func (l *lane) release(as outcome, of ...*delivery) {
 	for _, d := range of {
 		l.byKind[d.run.kind].settled[as].Add(1)
 		l.held.remove(d)
+		l.load.held -= int(d.weight)
 		if d.run.invoked {
 			l.pace.add(d.run.ran)
 		}

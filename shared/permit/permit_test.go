@@ -181,6 +181,43 @@ func TestWithoutBucket(t *testing.T) {
 	})
 }
 
+// When tasks are short the next one waits for one of them to end, and has its permit
+// at once; no more wait than there are permits.
+func TestSoon(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		apply(t, js)
+		a := start(t, js, permit.Cap{Resource: "db:main", Permits: 2})
+		for range 3 {
+			got := a.take(2, never)
+			time.Sleep(20 * time.Millisecond)
+			release(got)
+		}
+		got := a.take(2, never)
+		begin := time.Now()
+		var waited []time.Duration
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				next, _ := a.Take(db, never)
+				if next == nil {
+					return
+				}
+				mu.Lock()
+				waited = append(waited, time.Since(begin))
+				mu.Unlock()
+				next.Release()
+			})
+		}
+		time.Sleep(20 * time.Millisecond)
+		release(got)
+		wg.Wait()
+		if len(waited) != 2 || waited[0] != 20*time.Millisecond || waited[1] != 20*time.Millisecond {
+			t.Errorf("of 5 tasks that found no permit these waited for one: %v, want 2 for 20ms", waited)
+		}
+	})
+}
+
 // Several resources are taken together or not at all.
 func TestSeveral(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {

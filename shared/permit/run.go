@@ -121,9 +121,6 @@ func (p *Permits) share(ctx context.Context, e *entry, waits []*wait) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.away = err != nil
-	if e.away {
-		waits, e.waits = append(waits, e.waits...), nil
-	}
 	if !sent.IsZero() {
 		e.Written(written, sent)
 	}

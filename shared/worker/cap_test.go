@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,8 +161,11 @@ func TestCapOfLeakedHandler(t *testing.T) {
 		var runs atomic.Int32
 		_, stop := start(t, js, func(w *worker.Worker) {
 			worker.Handle(w, func(_ context.Context, n note) error {
-				if n.Text == "panic" {
+				switch n.Text {
+				case "panic":
 					panic("no")
+				case "goexit":
+					runtime.Goexit()
 				}
 				if runs.Add(1) == 1 {
 					<-release
@@ -170,7 +174,7 @@ func TestCapOfLeakedHandler(t *testing.T) {
 			}, worker.Cap("db:main", 1), worker.Timeout(time.Second), worker.Retry(retry.Policy{Attempts: 1}))
 		})
 		publish(t, js, "a", note{Text: "panic"})
-		publish(t, js, "b", note{Text: "panic"})
+		publish(t, js, "b", note{Text: "goexit"})
 		time.Sleep(10 * time.Second)
 		publish(t, js, "c", note{})
 		time.Sleep(10 * time.Second)

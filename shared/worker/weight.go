@@ -103,13 +103,14 @@ func (l *lane) fits() bool {
 }
 
 // wantHeavy is how many deliveries a lane with heavy kinds asks for: as many as can
-// start if all are of the heaviest kind, and else one if nothing waits already, because
-// what the next one weighs is known when it is here. It pulls nothing ahead: that the
-// last ones were quick says nothing of a heavy one. l.mu is held.
+// start if all are of the heaviest kind, and else one, because what the next one weighs
+// is known when it is here: if it has to wait, nothing is free until it has started.
+// Nothing is pulled ahead: that the last ones were quick says nothing of a heavy one.
+// l.mu is held.
 func (l *lane) wantHeavy(outstanding int) int {
 	free := l.slots - l.load.leaked - l.load.held
 	n := free/l.load.heaviest - outstanding
-	if n < 1 && free > 0 && outstanding == 0 && l.next == nil {
+	if n < 1 && free > 0 && outstanding == 0 {
 		n = 1
 	}
 	return n

@@ -194,7 +194,10 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 		}
 	}
 	if k.capping != nil {
-		return l.capped(d, handler)
+		var v verdict
+		if handler, v = l.capped(d, handler); handler == nil {
+			return nil, v
+		}
 	}
 	return handler, verdict{}
 }

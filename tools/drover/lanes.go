@@ -268,6 +268,11 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		if n := held.alone[s.Name]; n > 0 && shown {
 			out = append(out, fmt.Sprintf("%s leaves %s alone: `drover breakers ls` shows it", s.Name, screen.Some(n, "destination", "destinations")))
 		}
+		for _, c := range held.full {
+			if slices.Contains(c.short(), s.Name) && shown {
+				out = append(out, fmt.Sprintf("%s waits for %s, of which %d of %d are in use: `drover caps` shows who uses it", s.Name, screen.Plain(c.Resource), c.Held, c.Cap))
+			}
+		}
 		if n := dead[s.Name]; n > 0 {
 			out = append(out, fmt.Sprintf("%s of %s died: `drover dead ls --service %s`", screen.Some(n, "task", "tasks"), s.Name, s.Name))
 		}

@@ -177,6 +177,7 @@ type pauses struct {
 	records []fleet.Record
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
+	full    []capState     // resources that somebody waits for; of lanes as text
 }
 
 // readPauses reads them when a lane is paused, and which destinations are left
@@ -187,6 +188,7 @@ func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []s
 	var p pauses
 	if !app.JSON {
 		p.alone = leftAlone(ctx, js)
+		p.full = fullCaps(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
 		records, err := fleet.Records(ctx, js)

@@ -57,17 +57,18 @@ const (
 
 // Names of metrics, with their units.
 const (
-	MetricWait      = "drover.task.wait"        // s, histogram: due to start
-	MetricRun       = "drover.task.run"         // s, histogram: time in the handler
-	MetricSettled   = "drover.task.settled"     // {task}, counter, by verdict
-	MetricMoves     = "drover.task.moves"       // {move}, counter, by reason
-	MetricDead      = "drover.task.dead"        // {task}, counter, by reason
-	MetricDeaths    = "drover.task.deaths"      // {death}, counter
-	MetricLeaseLost = "drover.task.lease_lost"  // {task}, counter
-	MetricInFlight  = "drover.worker.in_flight" // {task}, gauge: running handlers
-	MetricHeld      = "drover.worker.held"      // {task}, gauge: leased, running or not
-	MetricSlots     = "drover.worker.slots"     // {slot}, gauge
-	MetricLeaked    = "drover.worker.leaked"    // {slot}, gauge: abandoned handlers
+	MetricWait      = "drover.task.wait"          // s, histogram: due to start
+	MetricRun       = "drover.task.run"           // s, histogram: time in the handler
+	MetricSettled   = "drover.task.settled"       // {task}, counter, by verdict
+	MetricMoves     = "drover.task.moves"         // {move}, counter, by reason
+	MetricDead      = "drover.task.dead"          // {task}, counter, by reason
+	MetricDeaths    = "drover.task.deaths"        // {death}, counter
+	MetricLeaseLost = "drover.task.lease_lost"    // {task}, counter
+	MetricInFlight  = "drover.worker.in_flight"   // {task}, gauge: running handlers
+	MetricHeld      = "drover.worker.held"        // {task}, gauge: leased, running or not
+	MetricSlots     = "drover.worker.slots"       // {slot}, gauge
+	MetricTaken     = "drover.worker.slots_taken" // {slot}, gauge: by running handlers, heavy ones several
+	MetricLeaked    = "drover.worker.leaked"      // {slot}, gauge: abandoned handlers
 
 	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
 	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them

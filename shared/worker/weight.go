@@ -115,3 +115,12 @@ func (l *lane) wantHeavy(outstanding int) int {
 	}
 	return n
 }
+
+// taken is how many slots the tasks that run take, leaked ones not counted. l.mu is
+// held.
+func (l *lane) taken() int {
+	if l.load.heaviest == 0 {
+		return l.running
+	}
+	return l.load.running - l.load.leaked
+}

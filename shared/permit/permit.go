@@ -102,9 +102,9 @@ type Permits struct {
 	meters meters
 	work   chan struct{} // there is something to look for
 	every  time.Duration // between two looks at the clock
-	away   bool          // the bucket is out of reach; the looker's
 
 	mu      sync.Mutex
+	err     error // why permits cannot be leased; nil when they can
 	all     map[string]*entry
 	entries []*entry // by name
 }
@@ -321,6 +321,14 @@ func (t *Permit) Lost() bool {
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
 	return t.lost
+}
+
+// Err returns why permits cannot be leased, as far as it was tried, and nil when they
+// can. It wraps [ErrNoBucket] or [ErrDenied] when that is the reason.
+func (p *Permits) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
 }
 
 // wake has the looker look.

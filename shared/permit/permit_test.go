@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
@@ -179,6 +180,44 @@ func TestWithoutBucket(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A bucket that was never made, and a permission that lacks, are told at the start,
+// before any task, with what to do.
+func TestToldAtTheStart(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		a := start(t, js, permit.Cap{Resource: "db:main", Permits: 2})
+		time.Sleep(time.Second)
+		if err := a.Err(); !errors.Is(err, permit.ErrNoBucket) {
+			t.Errorf("Err() without a bucket = %v, want ErrNoBucket", err)
+		}
+		if got, _ := a.Take(db, never); got != nil {
+			t.Error("Take() without a bucket gives a permit")
+		}
+		a.end()
+		if n := strings.Count(a.log.String(), "drover streams apply"); n != 1 {
+			t.Errorf("the log says what to do %d times, want once:\n%s", n, a.log.String())
+		}
+	})
+}
+
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	js, admin := natstest.Restricted(t, server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{">"}, Deny: []string{"$KV.LIMITS.>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	})
+	apply(t, admin)
+	a := start(t, js, permit.Cap{Resource: "db:main", Permits: 2})
+	if got, _ := a.Take(db, never); got != nil {
+		t.Error("Take() gives a permit that could not be written")
+	}
+	for a.Err() == nil && t.Context().Err() == nil { // the answer takes as long as a request may
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := a.Err(); !errors.Is(err, permit.ErrDenied) || !strings.Contains(err.Error(), "$KV.LIMITS.cap.") {
+		t.Errorf("Err() = %v, want ErrDenied and the subject", err)
+	}
 }
 
 // When tasks are short the next one waits for one of them to end, and has its permit

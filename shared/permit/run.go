@@ -3,6 +3,7 @@ package permit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -170,23 +171,28 @@ func (p *Permits) compare(ctx context.Context, e *entry) {
 	}
 }
 
-// report tells when the bucket can be reached no more, and when it can again; told
-// is when it last did.
-func (p *Permits) report(ctx context.Context, err error, told time.Time) time.Time {
+// report tells when permits can be leased no more, and when they can again; told is
+// when it last did.
+func (p *Permits) report(ctx context.Context, failed error, told time.Time) time.Time {
 	service := slog.String(telemetry.TaskService, p.config.Service)
-	away := false
 	p.mu.Lock()
+	was, away := p.err, false
 	for _, e := range p.entries {
 		away = away || e.away
 	}
+	switch {
+	case !away:
+		p.err = nil
+	case failed != nil && ctx.Err() == nil:
+		p.err = fmt.Errorf("lease permits: %w", failed)
+	}
+	is := p.err
 	p.mu.Unlock()
 	switch {
-	case err != nil && ctx.Err() == nil && (!p.away || time.Since(told) >= tellAgain):
-		p.away = true
-		p.log.WarnContext(ctx, "permits cannot be leased: tasks that need one wait once the leases have run out", service, slog.Any("error", err))
+	case is != nil && (was == nil || time.Since(told) >= tellAgain):
+		p.log.WarnContext(ctx, "permits cannot be leased: tasks that need one wait once the leases have run out", service, slog.Any("error", is))
 		return time.Now()
-	case !away && p.away:
-		p.away = false
+	case is == nil && was != nil:
 		p.log.InfoContext(ctx, "permits can be leased again", service)
 	}
 	return told

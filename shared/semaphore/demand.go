@@ -6,11 +6,10 @@ import "time"
 // length that fits the tasks: an idle permit of tasks that take minutes is worth
 // keeping for longer than one of tasks that take milliseconds.
 type demand struct {
-	waiting      int // tasks that wait for a look
-	now, before  int // the most of either span
-	turned       time.Time
-	mean         time.Duration // for which a permit is in use
-	refusedUntil time.Time
+	waiting     int // tasks that wait for a look
+	now, before int // the most of either span
+	turned      time.Time
+	mean        time.Duration // for which a permit is in use
 }
 
 const (

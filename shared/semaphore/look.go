@@ -2,13 +2,14 @@ package semaphore
 
 import "time"
 
-// Due reports whether it is time to read the record, and to call Next with it. When
-// there is nothing to do for this process, it never is.
+// Due reports whether it is time to read the record, and to call Next with it: once
+// at the start, to see that it can be read, and then not until there is something to
+// do for this process.
 func (s *Semaphore) Due(now time.Time) bool {
 	wants := s.wants(now)
 	since := now.Sub(s.looked)
 	switch {
-	case s.demand.waiting > 0, s.held > s.quota && s.held > s.used:
+	case s.looked.IsZero(), s.demand.waiting > 0, s.held > s.quota && s.held > s.used:
 		return true
 	case s.held == 0 && wants == 0 && s.recorded == (Holder{}):
 		return false

@@ -105,7 +105,7 @@ func TestCapWithoutBucket(t *testing.T) {
 		var cause error
 		var lasted time.Duration
 		runs, burned := 0, 0
-		_, stop := start(t, js, func(w *worker.Worker) {
+		w, stop := start(t, js, func(w *worker.Worker) {
 			worker.Handle(w, func(ctx context.Context, _ note) error {
 				info, _ := task.FromContext(ctx)
 				mu.Lock()
@@ -132,6 +132,9 @@ func TestCapWithoutBucket(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		publish(t, js, "b", note{})
 		time.Sleep(30 * time.Second)
+		if err := w.Ready(); !errors.Is(err, permit.ErrNoBucket) {
+			t.Errorf("Ready() without the bucket = %v, want ErrNoBucket", err)
+		}
 		mu.Lock()
 		if !errors.Is(cause, worker.ErrPermitLost) || lasted < 17*time.Second || lasted > 19*time.Second {
 			t.Errorf("the handler ended by %v after %v, want ErrPermitLost after 18s", cause, lasted)
@@ -142,6 +145,9 @@ func TestCapWithoutBucket(t *testing.T) {
 		mu.Unlock()
 		topology(t, js, ackWait) // as `drover streams apply`
 		time.Sleep(15 * time.Second)
+		if err := w.Ready(); err != nil {
+			t.Errorf("Ready() with the bucket = %v, want nil", err)
+		}
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}

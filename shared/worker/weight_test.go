@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -156,7 +157,7 @@ func TestWeightOfRetries(t *testing.T) {
 			}, worker.Weight(4), worker.Retry(retry.Policy{Base: time.Second, Cap: time.Second}))
 		}, worker.Serve(worker.Class{Name: task.Default, Slots: 4, RetrySlots: 2}))
 		for i := range 5 {
-			publishTo(t, js, "test.other", fmt.Sprint(i), "")
+			publishTo(t, js, "test.other", strconv.Itoa(i), "")
 		}
 		time.Sleep(20 * time.Second)
 		if err := stop(); err != nil {

@@ -314,6 +314,11 @@ func (w *Worker) Ready() error {
 			return err
 		}
 	}
+	if w.permits != nil {
+		if err := w.permits.Err(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -225,10 +226,20 @@ func TestCapMistakes(t *testing.T) {
 	}
 }
 
+var wholeCaps = flag.Bool("whole-caps", false, "hold 40 permits of three processes through an outage of 20 s")
+
+// Environment of the capped processes.
 const (
-	capped      = 4               // permits of all processes
-	cappedLease = 2 * time.Second // not for production
+	envPermits = "TEST_PERMITS"
+	envLease   = "TEST_LEASE"
 )
+
+// capRun is how much TestCapOfFleet does.
+type capRun struct {
+	permits, tasks int
+	lease, outage  time.Duration
+	long           int // ms, of every twentieth task; the others take 100
+}
 
 // cappedMain is a worker process whose tasks use a resource.
 func cappedMain() int {
@@ -247,13 +258,19 @@ func cappedMain() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: 8}),
+	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: 32}),
 		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	worker.CapLease(w, cappedLease)
+	lease, _ := time.ParseDuration(os.Getenv(envLease)) // 0 without: the default
+	worker.CapLease(w, lease)
+	permits, err := strconv.Atoi(os.Getenv(envPermits))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	worker.Handle(w, func(ctx context.Context, n note) error {
 		info, _ := task.FromContext(ctx)
 		write := func(event string) {
@@ -268,7 +285,7 @@ func cappedMain() int {
 			write("cancelled")
 			return context.Cause(ctx)
 		}
-	}, worker.Cap("db:main", capped), worker.Retry(retry.Policy{Attempts: 1}))
+	}, worker.Cap("db:main", permits), worker.Retry(retry.Policy{Attempts: 1}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	fmt.Println("ready")
@@ -327,56 +344,58 @@ func atOnce(events []event, quiet map[int]still) int {
 	return most
 }
 
-// Four permits for three processes, of which one is killed and one stands still for
+// Some permits for three processes, of which one is killed and one stands still for
 // longer than its lease, while the broker is killed for longer than that: never are
 // there more tasks at once, no attempt is burned, and all are done in the end.
 func TestCapOfFleet(t *testing.T) {
 	t.Parallel()
+	c := capRun{permits: 4, tasks: 100, lease: 2 * time.Second, outage: 3 * time.Second, long: 3000}
+	ackWait := 4 * time.Second
+	if *wholeCaps {
+		c = capRun{permits: 40, tasks: 8000, lease: 20 * time.Second, outage: 20 * time.Second, long: 5000}
+		ackWait = 30 * time.Second
+	}
 	broker := natstest.StartBroker(t)
 	js := broker.Connect(t)
-	topology(t, js, 4*time.Second)
+	topology(t, js, ackWait)
 	l := newLedger(t)
-	const tasks = 100
-	for i := range tasks {
-		n := 100 // ms
+	for i := range c.tasks {
+		n := note{N: 100}
 		if i%20 == 0 {
-			n = 3000
+			n.N = c.long
 		}
-		publish(t, js, strconv.Itoa(i), note{N: n})
+		publish(t, js, strconv.Itoa(i), n)
 	}
-	env := []string{envURL + "=" + broker.URL, envLedger + "=" + string(l)}
+	env := []string{envURL + "=" + broker.URL, envLedger + "=" + string(l), envPermits + "=" + strconv.Itoa(c.permits), envLease + "=" + c.lease.String()}
 	var fleet []*natstest.Process
 	for range 3 {
 		fleet = append(fleet, natstest.Spawn(t, "capped", env...))
 	}
 	quiet := map[int]still{}
-	l.wait(t, 10*time.Second, "a few are done", func(events []event) bool { return len(events) > 40 })
+	l.wait(t, 10*time.Second, "a few are done", func(events []event) bool { return len(events) > 10*c.permits })
 
 	quiet[fleet[0].PID()] = still{from: time.Now()}
 	fleet[0].Kill()
 	time.Sleep(500 * time.Millisecond)
 	paused := time.Now()
 	fleet[1].Pause()
-	time.Sleep(cappedLease + cappedLease/2)
-	quiet[fleet[1].PID()] = still{from: paused, to: time.Now()}
+	time.Sleep(c.lease + c.lease/2)
 	fleet[1].Resume()
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond) // in which what it runs hears that it is to end
+	quiet[fleet[1].PID()] = still{from: paused, to: time.Now()}
 
 	broker.Kill()
 	down := time.Now()
-	time.Sleep(cappedLease * 3 / 2)
-	late := 0
+	time.Sleep(c.outage)
 	for _, e := range l.read(t) {
-		if e.what == "start" && e.at.After(down.Add(cappedLease)) {
-			late++
+		if e.what == "start" && e.at.After(down.Add(c.lease)) {
+			t.Errorf("task %s began without the broker after the lease had ended", e.id)
 		}
 	}
-	if late > 0 {
-		t.Errorf("%d tasks began without the broker after the lease had ended", late)
-	}
 	broker.Restart(t)
+	back := time.Now()
 	fleet[0] = natstest.Spawn(t, "capped", env...)
-	l.wait(t, 90*time.Second, "all tasks end", func([]event) bool { return len(l.count(t, "end")) == tasks })
+	l.wait(t, 3*time.Minute, "all tasks end", func([]event) bool { return len(l.count(t, "end")) == c.tasks })
 	for _, p := range fleet {
 		p.Signal(syscall.SIGTERM)
 	}
@@ -384,8 +403,9 @@ func TestCapOfFleet(t *testing.T) {
 		p.Wait()
 	}
 	events := l.read(t)
-	if n := atOnce(events, quiet); n > capped || n < capped-1 {
-		t.Errorf("%d tasks at once, want at most %d, and about as many", n, capped)
+	most := atOnce(events, quiet)
+	if most > c.permits || most < c.permits-1 {
+		t.Errorf("%d tasks at once, want at most %d, and about as many", most, c.permits)
 	}
 	for _, e := range events {
 		if e.attempt != 0 {
@@ -397,5 +417,7 @@ func TestCapOfFleet(t *testing.T) {
 			t.Errorf("record %+v, %v after the end of all processes, want no permits held", r, err)
 		}
 	}
-	t.Logf("%d tasks in %v, %d at once; %d were cancelled", tasks, events[len(events)-1].at.Sub(events[0].at).Round(time.Millisecond), atOnce(events, quiet), len(l.count(t, "cancelled")))
+	i := slices.IndexFunc(events, func(e event) bool { return e.what == "start" && e.at.After(back) })
+	t.Logf("%d tasks in %v, %d at once; %d were cancelled; the first one after the outage began %v after its end",
+		c.tasks, events[len(events)-1].at.Sub(events[0].at).Round(time.Millisecond), most, len(l.count(t, "cancelled")), events[max(i, 0)].at.Sub(back).Round(time.Millisecond))
 }

@@ -49,6 +49,12 @@ func (s *scale) started() string {
 	return strings.Join(s.starts, ", ")
 }
 
+func (s *scale) ended() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
 // weigh runs a worker in which a note weighs one slot and an "other" three, each for
 // as long as its text says.
 func weigh(tb testing.TB, js jetstream.JetStream, s *scale, opts ...worker.HandlerOption) (stop func() error) {
@@ -118,8 +124,8 @@ func TestWeightIsNotHoarded(t *testing.T) {
 		a, b := &scale{begin: time.Now()}, &scale{begin: time.Now()}
 		stopA, stopB := weigh(t, js, a), weigh(t, js, b)
 		time.Sleep(35 * time.Second)
-		if a.done != 3 || b.done != 3 {
-			t.Errorf("of 6 tasks of 10s on two processes %d and %d are done after 30s, want 3 and 3", a.done, b.done)
+		if a, b := a.ended(), b.ended(); a != 3 || b != 3 {
+			t.Errorf("of 6 tasks of 10s on two processes %d and %d are done after 30s, want 3 and 3", a, b)
 		}
 		for i := range 300 {
 			kind := "test.note"

@@ -27,6 +27,7 @@ func (b *Breakers) Run(ctx context.Context) {
 	defer b.meters.close()
 	var wg sync.WaitGroup
 	wg.Go(func() { b.watch(ctx) })
+	wg.Go(func() { b.exchange(ctx) })
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -286,7 +287,7 @@ func (b *Breakers) restore(seen map[string]bool) {
 	for name, e := range b.all {
 		if e.State() == breaker.Open && e.seq > 0 && !seen[name] && now.Before(e.Record().Until) {
 			e.pending, e.seq = true, 0
-			b.wake()
+			wake(b.work)
 		}
 	}
 }

@@ -29,6 +29,9 @@ type Process struct {
 	NotReady string    `json:"not_ready,omitempty"`
 	Lanes    []Lane    `json:"lanes,omitempty"`
 	Busy     []Busy    `json:"busy,omitempty"`
+
+	Confined *Confined  `json:"confined,omitempty"` // nil without isolated kinds
+	Isolated []Isolated `json:"isolated,omitempty"`
 }
 
 // Lane is what a process does in one lane.
@@ -46,6 +49,21 @@ type Busy struct {
 	Kind    string  `json:"kind"`
 	Running int     `json:"running"`
 	Longest float64 `json:"longest_seconds"` // how long the first of them has run
+}
+
+// Confined is how a process holds the tasks of its isolated kinds.
+type Confined struct {
+	Memory    string `json:"memory"`    // "cgroup", "rlimit" or "none"
+	Processes string `json:"processes"` // "cgroup", "environment" or "group"
+}
+
+// Isolated counts tasks of an isolated kind whose process ended without a verdict,
+// since their worker started.
+type Isolated struct {
+	Kind   string `json:"kind"`
+	OOM    int64  `json:"oom"`    // reached their memory cap
+	Killed int64  `json:"killed"` // reached another limit
+	Died   int64  `json:"died"`   // by themselves, or by someone else
 }
 
 const (

@@ -43,8 +43,10 @@ func TestProcesses(t *testing.T) {
 	p := fleet.Process{
 		Service: "email", Instance: "A", Version: "v1.2.3", Host: "web1", PID: 7, Started: time.Unix(1700000000, 0).UTC(),
 		Pool: "all", Settled: 12, Draining: true, NotReady: "it drains",
-		Lanes: []fleet.Lane{{Class: "urgent", Slots: 4, Running: 1, Held: 2, Leaked: 1}},
-		Busy:  []fleet.Busy{{Kind: "email.send", Running: 1, Longest: 1.5}},
+		Lanes:    []fleet.Lane{{Class: "urgent", Slots: 4, Running: 1, Held: 2, Leaked: 1}},
+		Busy:     []fleet.Busy{{Kind: "email.send", Running: 1, Longest: 1.5}},
+		Confined: &fleet.Confined{Memory: "cgroup", Processes: "cgroup"},
+		Isolated: []fleet.Isolated{{Kind: "email.send", OOM: 1, Killed: 2, Died: 3}},
 	}
 	for _, put := range []fleet.Process{p, {Service: "pdf", Instance: "B"}, {Service: "email", Instance: "C"}} {
 		if err := fleet.Put(t.Context(), js, put); err != nil {

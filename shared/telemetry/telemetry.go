@@ -45,6 +45,9 @@ const (
 	Destination    = "destination" // of a breaker; in logs alone
 	Resource       = "resource"    // of a cap
 
+	IsolationMemory    = "isolation.memory"    // what caps the memory of isolated tasks: "cgroup", "rlimit" or "none"
+	IsolationProcesses = "isolation.processes" // how what they start is found: "cgroup", "environment" or "group"
+
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
 	MessagingOperationType = "messaging.operation.type"
@@ -77,6 +80,9 @@ const (
 	MetricCapHeld    = "drover.cap.held"    // {permit}, gauge, by resource: leased by this process
 	MetricCapUsed    = "drover.cap.used"    // {permit}, gauge, by resource: in use by this process
 	MetricCapRefused = "drover.cap.refused" // {task}, counter, by resource
+
+	MetricIsolated      = "drover.worker.isolation" // {worker}, gauge: 1, by how isolated tasks are confined
+	MetricIsolatedEnded = "drover.isolated.ended"   // {task}, counter: processes that ended without a verdict, by error.type
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

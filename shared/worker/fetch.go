@@ -19,7 +19,7 @@ const (
 	pullLost      = pullExpiry + pullHeartbeat/2
 	pullSilent    = pullHeartbeat + pullHeartbeat/2
 	pullPause     = 250 * time.Millisecond // after a refusal
-	maxAhead      = 256
+	maxAhead      = 1024
 	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
 )
 

@@ -70,7 +70,7 @@ type lane struct {
 
 // acksSize is more than a lane holds: it asks for at most slots + maxAhead, and only
 // pulls that were given up and answered all the same can bring more.
-const acksSize = 8 * maxAhead
+const acksSize = 4 * maxAhead
 
 func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.ConsumerInfo) *lane {
 	l := &lane{

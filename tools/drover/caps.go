@@ -52,21 +52,11 @@ type capState struct {
 }
 
 func (c *capsCmd) Run(ctx context.Context, app *App) error {
-	f, err := app.fleet()
-	if err != nil {
+	var all []capState
+	err := talkOf(ctx, app, c.Service, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		all, err = capsOf(ctx, js)
 		return err
-	}
-	if err := knows(app, f, c.Service); err != nil {
-		return err
-	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	all, err := capsOf(ctx, js)
+	})
 	all = slices.DeleteFunc(all, func(s capState) bool {
 		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h semaphore.Holder) bool { return h.Service == c.Service })
 	})
@@ -76,7 +66,7 @@ func (c *capsCmd) Run(ctx context.Context, app *App) error {
 				return err
 			}
 		}
-		return patient(ctx, err)
+		return err
 	}
 	switch {
 	case len(all) > 0:
@@ -84,7 +74,7 @@ func (c *capsCmd) Run(ctx context.Context, app *App) error {
 	case err == nil:
 		app.printf("no resource with a cap is in use\n")
 	}
-	return patient(ctx, err)
+	return err
 }
 
 // capsOf reads the resources that are in use, by name. What cannot be read is the

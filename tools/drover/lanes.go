@@ -36,7 +36,8 @@ func (lanesCmd) Help() string {
     DEAD         dead letters of the service in the class
 
 What is paused is named below the table, with its end, who paused it and why. A task
-in flight whose worker dies during a pause waits until its end.
+in flight whose worker dies during a pause waits until its end. So are the kinds whose
+isolated tasks went over a limit, as the processes that run now have counted them.
 
 Examples:
 
@@ -271,6 +272,11 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		for _, c := range held.full {
 			if slices.Contains(c.short(), s.Name) && shown {
 				out = append(out, fmt.Sprintf("%s waits for %s, of which %d of %d are in use: `drover caps` shows who uses it", s.Name, screen.Plain(c.Resource), c.Held, c.Cap))
+			}
+		}
+		for _, e := range held.ended {
+			if e.service == s.Name && shown {
+				out = append(out, e.note())
 			}
 		}
 		if n := dead[s.Name]; n > 0 {

@@ -124,14 +124,8 @@ func (c share) with(ctx context.Context, app *App, f func(context.Context, jetst
 	if err != nil {
 		return usage(err)
 	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	if err = patient(ctx, f(ctx, js, of)); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+	err = app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) error { return f(ctx, js, of) })
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return mark{err, errRefused}
 	}
 	return err
@@ -178,16 +172,17 @@ type pauses struct {
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
 	full    []capState     // resources that somebody waits for; of lanes as text
+	ended   []ended        // isolated tasks that went over a limit; of lanes as text
 }
 
-// readPauses reads them when a lane is paused, and which destinations are left
-// alone.
+// readPauses reads them when a lane is paused, which destinations are left alone,
+// and what became of isolated tasks.
 func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []streams.Lane) pauses {
 	ctx, cancel := app.limit(ctx)
 	defer cancel()
 	var p pauses
 	if !app.JSON {
-		p.alone = leftAlone(ctx, js)
+		p.alone, p.ended = leftAlone(ctx, js), endedAtLimits(ctx, js)
 		p.full = fullCaps(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {

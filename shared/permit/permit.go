@@ -22,7 +22,8 @@
 // While it is out of reach a process uses what it has leased until the lease ends, at
 // most 18 s; then nothing that needs a permit runs. Such tasks come again every few
 // seconds, and go on by themselves once the bucket is back. So nothing runs without a
-// limit, and nothing waits for ever.
+// limit, and nothing waits for ever. [Permits.Err] and the log say why, from the start
+// of Run on, before any task.
 //
 // # Limits
 //

@@ -27,7 +27,8 @@ import (
 // 18 s, its handlers of this kind are cancelled with [ErrPermitLost], and their tasks
 // put off without burning an attempt. A permit is back when the handler returns, also
 // when it was abandoned before; that of a process that died, one lease (20 s) after
-// another has looked for it. Package permit says more, and what is not promised.
+// another has looked for it. While permits cannot be leased the worker is not ready, and
+// says why. Package permit says more, and what is not promised.
 func Cap(resource string, n int) HandlerOption {
 	return handlerOption(func(k *kind) error {
 		c := permit.Cap{Resource: resource, Permits: n}

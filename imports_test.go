@@ -42,7 +42,7 @@ type rule struct {
 var rules = []rule{
 	{
 		name: "policies are pure",
-		in:   []string{"shared/retry", "shared/breaker", "shared/ratelimit"},
+		in:   []string{"shared/retry", "shared/breaker", "shared/semaphore", "shared/ratelimit"},
 		deny: []string{module},
 		why:  "a policy decides from its arguments alone, so that it can be read, tested and reused by itself",
 

@@ -77,6 +77,8 @@ func waited(w task.Wait) Step {
 	switch w.Reason {
 	case task.Circuit:
 		why += ": the breaker of its destination was open"
+	case task.Cap:
+		why += ": all permits of a resource were in use"
 	case task.PutOff:
 		why += ": the handler asked for a later time"
 	default: // the word says it

@@ -43,6 +43,7 @@ const (
 	TaskLane       = "task.lane" // "live" or "retry"
 	BreakerState   = "breaker.state"
 	Destination    = "destination" // of a breaker; in logs alone
+	Resource       = "resource"    // of a cap
 
 	IsolationMemory    = "isolation.memory"    // what caps the memory of isolated tasks: "cgroup", "rlimit" or "none"
 	IsolationProcesses = "isolation.processes" // how what they start is found: "cgroup", "environment" or "group"
@@ -59,20 +60,26 @@ const (
 
 // Names of metrics, with their units.
 const (
-	MetricWait      = "drover.task.wait"        // s, histogram: due to start
-	MetricRun       = "drover.task.run"         // s, histogram: time in the handler
-	MetricSettled   = "drover.task.settled"     // {task}, counter, by verdict
-	MetricMoves     = "drover.task.moves"       // {move}, counter, by reason
-	MetricDead      = "drover.task.dead"        // {task}, counter, by reason
-	MetricDeaths    = "drover.task.deaths"      // {death}, counter
-	MetricLeaseLost = "drover.task.lease_lost"  // {task}, counter
-	MetricInFlight  = "drover.worker.in_flight" // {task}, gauge: running handlers
-	MetricHeld      = "drover.worker.held"      // {task}, gauge: leased, running or not
-	MetricSlots     = "drover.worker.slots"     // {slot}, gauge
-	MetricLeaked    = "drover.worker.leaked"    // {slot}, gauge: abandoned handlers
+	MetricWait      = "drover.task.wait"          // s, histogram: due to start
+	MetricRun       = "drover.task.run"           // s, histogram: time in the handler
+	MetricSettled   = "drover.task.settled"       // {task}, counter, by verdict
+	MetricMoves     = "drover.task.moves"         // {move}, counter, by reason
+	MetricDead      = "drover.task.dead"          // {task}, counter, by reason
+	MetricDeaths    = "drover.task.deaths"        // {death}, counter
+	MetricLeaseLost = "drover.task.lease_lost"    // {task}, counter
+	MetricInFlight  = "drover.worker.in_flight"   // {task}, gauge: running handlers
+	MetricHeld      = "drover.worker.held"        // {task}, gauge: leased, running or not
+	MetricSlots     = "drover.worker.slots"       // {slot}, gauge
+	MetricTaken     = "drover.worker.slots_taken" // {slot}, gauge: by running handlers, heavy ones several
+	MetricLeaked    = "drover.worker.leaked"      // {slot}, gauge: abandoned handlers
 
 	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
 	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them
+
+	MetricCap        = "drover.cap.permits" // {permit}, gauge, by resource: for the whole fleet
+	MetricCapHeld    = "drover.cap.held"    // {permit}, gauge, by resource: leased by this process
+	MetricCapUsed    = "drover.cap.used"    // {permit}, gauge, by resource: in use by this process
+	MetricCapRefused = "drover.cap.refused" // {task}, counter, by resource
 
 	MetricIsolated      = "drover.worker.isolation" // {worker}, gauge: 1, by how isolated tasks are confined
 	MetricIsolatedEnded = "drover.isolated.ended"   // {task}, counter: processes that ended without a verdict, by error.type

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/shared/permit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -23,11 +24,12 @@ import (
 type run struct {
 	ctx     context.Context //nolint:containedctx // it is the handler's
 	span    trace.Span
-	kind    *kind         // nil when there is no handler for it
-	invoked bool          // the handler ran and returned
-	held    bool          // and the lease was good then
-	ran     time.Duration // in the handler
-	call    *circuit.Call // nil when no breaker asks how it went
+	kind    *kind          // nil when there is no handler for it
+	invoked bool           // the handler ran and returned
+	held    bool           // and the lease was good then
+	ran     time.Duration  // in the handler
+	call    *circuit.Call  // nil when no breaker asks how it went
+	permit  *permit.Permit // nil when it needs none
 }
 
 // verdict says how a delivery is settled, and why.
@@ -63,10 +65,12 @@ func (l *lane) run(s *slot, d *delivery) {
 	l.begin(d, &st)
 	handler, v := l.prepare(d, &st, bad)
 	if handler == nil {
+		d.run.permit.Release()
 		l.settle(d, v)
 		return
 	}
 	err, ours := l.handle(s, d, handler)
+	d.run.permit.Release()
 	if !ours { // it was settled without us
 		l.returned(s)
 		return
@@ -186,6 +190,12 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 	}
 	if k.breaking != nil {
 		if v, ok := l.enter(d); !ok {
+			return nil, v
+		}
+	}
+	if k.capping != nil {
+		var v verdict
+		if handler, v = l.capped(d, handler); handler == nil {
 			return nil, v
 		}
 	}
@@ -328,6 +338,9 @@ func (r *run) verdict(l *lane, d *delivery, err error) verdict {
 	if errors.Is(cause, ErrDraining) {
 		return verdict{outcome: again, reason: task.GaveBack, err: err}
 	}
+	if errors.Is(cause, ErrPermitLost) || errors.Is(err, ErrPermitLost) {
+		return verdict{outcome: again, reason: task.Cap, delay: permitLostDelay(), err: err}
+	}
 	if death, ok := errors.AsType[*deathError](err); ok {
 		l.w.metrics.death(l, r)
 		if death.deaths >= l.class.MaxDeliver {
@@ -373,6 +386,8 @@ func errorType(v verdict) string {
 		return "time_limit"
 	case errors.Is(v.err, ErrLeaseLost):
 		return "lease_lost"
+	case errors.Is(v.err, ErrPermitLost):
+		return "permit_lost"
 	case v.outcome == dead && v.reason != task.Failed:
 		return string(v.reason)
 	}

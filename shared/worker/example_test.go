@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +17,7 @@ import (
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/shared/permit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
@@ -225,4 +227,92 @@ func ExampleBreaker() {
 	// fetch cdn.example.com/b.png
 	// <nil>
 	// slow.example.com open <nil>
+}
+
+// One line holds all processes and services of the fleet to 40 tasks at once that use
+// the main database.
+func ExampleCap() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	worker.Handle(w, func(ctx context.Context, r Resize) error {
+		fmt.Println("record the size of " + r.Key)
+		for r, err := range permit.List(ctx, js) {
+			fmt.Printf("%s: %d of %d permits are leased, %v\n", r.Resource, r.Held(), r.Cap(), err)
+		}
+		cancel()
+		return nil
+	}, worker.Cap("db:main", 40))
+	body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(w.Run(ctx))
+	// Output:
+	// record the size of a.png
+	// db:main: 1 of 40 permits are leased, <nil>
+	// <nil>
+}
+
+// One line says that a run takes as much of the process as two others: of 4 slots, no
+// more than two are for it at once.
+func ExampleWeight() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Default, Slots: 4}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var running, most, done atomic.Int32
+	worker.Handle(w, func(context.Context, Resize) error {
+		for n := running.Add(1); ; {
+			if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+				break
+			}
+		}
+		time.Sleep(10 * time.Millisecond) // 2 GB of pixels
+		running.Add(-1)
+		if done.Add(1) == 8 {
+			cancel()
+		}
+		return nil
+	}, worker.Weight(2))
+	for i := range 8 {
+		body, err := task.Marshal(Resize{Key: fmt.Sprintf("%d.tiff", i), Width: 20000})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	fmt.Println(w.Run(ctx))
+	fmt.Println(done.Load(), "done, never more than two at once:", most.Load() <= 2)
+	// Output:
+	// <nil>
+	// 8 done, never more than two at once: true
 }

@@ -1,5 +1,7 @@
 package worker
 
+import "time"
+
 // KillPulls ends the subscriptions of all lanes behind their back.
 func KillPulls(w *Worker) {
 	_ = w.Ready() // after which the lanes are there to be read
@@ -11,3 +13,6 @@ func KillPulls(w *Worker) {
 		l.mu.Unlock()
 	}
 }
+
+// CapLease has the permits of w leased for d.
+func CapLease(w *Worker, d time.Duration) { w.capLease = d }

@@ -67,6 +67,9 @@ func (l *lane) want(now time.Time) demand {
 	target := l.slots - l.leaked + l.pace.ahead
 	outstanding := l.pulls[0].left + l.pulls[1].left
 	n := target - l.held.n - outstanding
+	if l.load.heaviest > 0 {
+		n = l.wantHeavy(outstanding)
+	}
 	if n <= 0 || outstanding > 0 && n < target/2 {
 		return demand{}
 	}
@@ -117,6 +120,9 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.report("read a delivery", fmt.Errorf("%q is not the reply subject of a JetStream message", m.Reply)) // nothing to settle
 		return
 	}
+	if l.load.heaviest > 0 {
+		d.weight = int32(l.weigh(m.Subject))
+	}
 	l.mu.Lock()
 	p.listen(now)
 	d.confirmed = now
@@ -130,6 +136,7 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		l.checkQuiet()
 	}
 	l.held.add(d)
+	l.load.held += int(d.weight)
 	if l.next == nil {
 		l.next = d
 	}

@@ -65,6 +65,8 @@ type kind struct {
 
 	isolation *isolation // nil: in the worker's own process
 	breaking  *breaking  // nil: without breakers
+	capping   *capping   // nil: without caps
+	weight    int        // slots that a run takes; 0: one
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another
@@ -130,6 +132,9 @@ func (w *Worker) check() error {
 		errs = append(errs, errors.New("no handler is registered"))
 	}
 	for _, k := range w.kinds {
+		if err := w.checkWeight(k); err != nil {
+			errs = append(errs, err)
+		}
 		var limit time.Duration
 		attempts := 0
 		for _, c := range w.classes {

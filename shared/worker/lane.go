@@ -61,6 +61,7 @@ type lane struct {
 	alive    int // slots that have not ended and are not leaked
 	pulls    [2]pull
 	pace     pace
+	load     load
 	asked    map[string]question // extensions without an answer yet, by reply subject
 	serial   uint64              // of questions
 	trouble  map[string]error    // why the lane cannot pull or settle, by what it was doing
@@ -78,6 +79,7 @@ func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.Cons
 		quiet: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{}),
 		asked: map[string]question{}, trouble: map[string]error{},
 	}
+	l.load = w.newLoad(slots)
 	l.held.init()
 	l.work.L = &l.mu
 	l.spanAttributes = []attribute.KeyValue{
@@ -128,6 +130,7 @@ func (l *lane) startSlots() {
 // slot is room for one running handler.
 type slot struct {
 	lane    *lane
+	weight  int         // of what it runs, in a lane with heavy kinds; guarded by lane.mu
 	leaked  bool        // its handler was abandoned; guarded by lane.mu
 	current *delivery   // what it runs, or ran last; guarded by lane.mu
 	timer   *time.Timer // of the time limit; nil until the first run
@@ -136,18 +139,20 @@ type slot struct {
 
 func (s *slot) run() {
 	defer s.end() // deferred: a handler may end its goroutine
-	for d := s.lane.take(); d != nil; d = s.lane.take() {
+	for d := s.lane.take(s); d != nil; d = s.lane.take(s) {
 		s.lane.run(s, d)
 	}
 }
 
-// take waits for the next delivery to work on. It returns nil when there will be
-// no more.
-func (l *lane) take() *delivery {
+// take waits for the next delivery to work on, which s is done with the last of. It
+// returns nil when there will be no more.
+func (l *lane) take(s *slot) *delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.next == nil {
-		if l.over {
+	l.load.running -= s.weight
+	s.weight = 0
+	for !l.startable() {
+		if l.over && l.next == nil {
 			return nil
 		}
 		l.idleN++
@@ -157,6 +162,8 @@ func (l *lane) take() *delivery {
 	}
 	d := l.next
 	l.next = l.held.after(d)
+	s.weight = int(d.weight)
+	l.load.running += s.weight
 	l.wake()
 	return d
 }
@@ -263,7 +270,7 @@ func (l *lane) ready() error {
 	return nil
 }
 
-type phase int
+type phase uint8
 
 const (
 	phaseWaiting   phase = iota // for a slot
@@ -281,11 +288,12 @@ type delivery struct {
 
 	// Guarded by lane.mu until phaseSettling, then owned by the settler.
 	phase     phase
+	lost      bool  // the lease ran out: never to be acknowledged
+	weight    int32 // slots that it takes, in a lane with heavy kinds, and else 0; never changed
 	slot      *slot
 	limit     time.Time // when the handler's context ends, or ended
 	confirmed time.Time // the lease runs from here: monotonic
 	extended  time.Time // when the last extension was sent
-	lost      bool      // the lease ran out: never to be acknowledged
 
 	run  run
 	task Task        // what the handler gets

@@ -169,6 +169,8 @@ func (l *lane) abandon(d *delivery) {
 	l.mu.Lock()
 	d.slot.leaked = true
 	l.leaked++
+	l.load.leaked += int(d.weight)
+	l.wake() // a heavy task may wait for nothing else
 	l.alive--
 	l.checkIdle()
 	l.running--
@@ -195,6 +197,7 @@ func (l *lane) returned(s *slot) {
 	l.mu.Lock()
 	s.leaked = false
 	l.leaked--
+	l.load.leaked -= s.weight
 	l.alive++
 	l.mu.Unlock()
 	l.w.leak(-1)

@@ -28,7 +28,7 @@ var buckets = metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01,
 func newMetrics(w *Worker) (*metrics, error) {
 	meter := w.meter.Meter(telemetry.Scope)
 	m := &metrics{}
-	var errs [12]error
+	var errs [13]error
 	m.wait, errs[0] = meter.Float64Histogram(telemetry.MetricWait, metric.WithUnit("s"), buckets,
 		metric.WithDescription("From when a task was due to the start of its handler."))
 	m.run, errs[1] = meter.Float64Histogram(telemetry.MetricRun, metric.WithUnit("s"), buckets,
@@ -47,26 +47,28 @@ func newMetrics(w *Worker) (*metrics, error) {
 	gauge := func(name, unit, about string) (g metric.Int64ObservableGauge, err error) {
 		return meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(about))
 	}
-	var inFlight, held, slots, leaked metric.Int64ObservableGauge
+	var inFlight, held, slots, leaked, taken metric.Int64ObservableGauge
 	inFlight, errs[7] = gauge(telemetry.MetricInFlight, "{task}", "Handlers that are running.")
 	held, errs[8] = gauge(telemetry.MetricHeld, "{task}", "Tasks under a lease of this process, running or not.")
 	slots, errs[9] = gauge(telemetry.MetricSlots, "{slot}", "Room for handlers.")
 	leaked, errs[10] = gauge(telemetry.MetricLeaked, "{slot}", "Slots lost to handlers that ignore their cancelled context.")
+	taken, errs[11] = gauge(telemetry.MetricTaken, "{slot}", "Slots that running handlers take, heavy ones several.")
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	for _, l := range w.lanes {
 		l.instrument()
 	}
-	m.registration, errs[11] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	m.registration, errs[12] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, l := range w.lanes {
 			l.mu.Lock()
-			nRunning, nHeld, nLeaked := l.running, l.held.n, l.leaked
+			nRunning, nHeld, nLeaked, nTaken := l.running, l.held.n, l.leaked, l.taken()
 			l.mu.Unlock()
 			o.ObserveInt64(inFlight, int64(nRunning), l.labels)
 			o.ObserveInt64(held, int64(nHeld), l.labels)
 			o.ObserveInt64(slots, int64(l.slots), l.labels)
 			o.ObserveInt64(leaked, int64(nLeaked), l.labels)
+			o.ObserveInt64(taken, int64(nTaken), l.labels)
 			for _, lb := range l.byKind {
 				for name := range lb.settled {
 					if n := lb.settled[name].Load(); n > 0 {
@@ -76,8 +78,8 @@ func newMetrics(w *Worker) (*metrics, error) {
 			}
 		}
 		return nil
-	}, settled, inFlight, held, slots, leaked)
-	return m, errs[11]
+	}, settled, inFlight, held, slots, leaked, taken)
+	return m, errs[12]
 }
 
 func (m *metrics) close() { _ = m.registration.Unregister() } // it only fails when it was never registered

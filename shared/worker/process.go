@@ -230,9 +230,10 @@ func (c *child) watch(ctx context.Context) {
 
 // recall asks the child to end, as cancelling its context asks a handler, and kills
 // it before the grace is over, when the handler would be abandoned. A child whose
-// lease is lost is killed at once: another worker may have its task.
+// lease or permit is lost is killed at once: another worker may have its task, or use
+// what it uses.
 func (c *child) recall(cause error) {
-	if errors.Is(cause, ErrLeaseLost) {
+	if errors.Is(cause, ErrLeaseLost) || errors.Is(cause, ErrPermitLost) {
 		c.kill(cause.Error())
 		return
 	}

@@ -81,6 +81,7 @@ func (l *lane) release(as outcome, of ...*delivery) {
 	for _, d := range of {
 		l.byKind[d.run.kind].settled[as].Add(1)
 		l.held.remove(d)
+		l.load.held -= int(d.weight)
 		if d.run.invoked {
 			l.pace.add(d.run.ran)
 		}
@@ -219,7 +220,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 		st.Deaths = min(st.Deaths, l.class.MaxDeliver-1)
 		st.Fail(failed)
 		st.Prev = here
-	case task.PutOff, task.Circuit:
+	case task.PutOff, task.Circuit, task.Cap:
 		st.Prev = here
 	case task.GaveBack:
 	default:

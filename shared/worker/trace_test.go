@@ -206,6 +206,7 @@ func TestMetrics(t *testing.T) {
 			"drover.worker.in_flight live": 1, "drover.worker.in_flight retry": 0,
 			"drover.worker.held live": 1, "drover.worker.held retry": 0,
 			"drover.worker.slots live": 32, "drover.worker.slots retry": 8,
+			"drover.worker.slots_taken live": 1, "drover.worker.slots_taken retry": 0,
 			"drover.worker.leaked live": 0, "drover.worker.leaked retry": 0,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {

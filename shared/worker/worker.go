@@ -53,6 +53,7 @@ import (
 
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/shared/permit"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -60,12 +61,13 @@ import (
 // Causes for which a handler's context is cancelled, as context.Cause gives them,
 // and errors of Run.
 var (
-	ErrTimeLimit = errors.New("time limit reached")                            // the cause when a run takes too long
-	ErrLeaseLost = errors.New("lease lost: another worker may have this task") // the cause when the broker could not be told in time
-	ErrDraining  = errors.New("process is shutting down")                      // the cause when the drain limit is reached
-	ErrAbandoned = errors.New("handler ignored its cancelled context")         // the failure of an abandoned attempt
-	ErrLeaked    = errors.New("too many handlers were abandoned")              // returned by Run: start a fresh process
-	ErrNotBound  = errors.New("consumer not found")                            // returned by Run when the topology is missing
+	ErrTimeLimit  = errors.New("time limit reached")                                // the cause when a run takes too long
+	ErrLeaseLost  = errors.New("lease lost: another worker may have this task")     // the cause when the broker could not be told in time
+	ErrPermitLost = errors.New("permit lost: another process may use the resource") // the cause when the lease of a cap could not be renewed in time
+	ErrDraining   = errors.New("process is shutting down")                          // the cause when the drain limit is reached
+	ErrAbandoned  = errors.New("handler ignored its cancelled context")             // the failure of an abandoned attempt
+	ErrLeaked     = errors.New("too many handlers were abandoned")                  // returned by Run: start a fresh process
+	ErrNotBound   = errors.New("consumer not found")                                // returned by Run when the topology is missing
 )
 
 // Worker takes the tasks of one service. Make one with [New].
@@ -82,6 +84,8 @@ type Worker struct {
 	tracer   trace.Tracer
 	metrics  *metrics
 	breakers *circuit.Breakers // nil when no kind has one
+	permits  *permit.Permits   // nil when no kind has a cap
+	capLease time.Duration     // of tests; 0: the default
 	cgroups  *cgroups          // where isolated tasks have one of their own; nil for nowhere
 	lanes    []*lane
 	leaked   atomic.Int64
@@ -189,6 +193,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer end()
+	endPermits, err := w.startPermits()
+	if err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer endPermits()
 
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)
@@ -311,6 +320,11 @@ func (w *Worker) Ready() error {
 	}
 	for _, l := range w.lanes {
 		if err := l.ready(); err != nil {
+			return err
+		}
+	}
+	if w.permits != nil {
+		if err := w.permits.Err(); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/semaphore"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
@@ -115,8 +116,10 @@ func TestKeys(t *testing.T) {
 		"`dead show`":       story{},
 		"`dead redrive`, `dead edit`, `dead discard`": moved{},
 		"`dead redrive`, `dead edit` of many: stages": stage{},
-		"`dead groups`": group{},
-		"`audit ls`":    audit.Entry{},
+		"`dead groups`":             group{},
+		"`audit ls`":                audit.Entry{},
+		"`caps`":                    capState{},
+		"`caps`: each of `holders`": semaphore.Holder{},
 		"`breakers ls`, `breakers open`, `breakers close`": circuit.Entry{},
 		"`streams plan`, `streams apply`":                  streams.Change{},
 		"`keys`":                                           keyring.Key{},

@@ -269,6 +269,11 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		if n := held.alone[s.Name]; n > 0 && shown {
 			out = append(out, fmt.Sprintf("%s leaves %s alone: `drover breakers ls` shows it", s.Name, screen.Some(n, "destination", "destinations")))
 		}
+		for _, c := range held.full {
+			if slices.Contains(c.short(), s.Name) && shown {
+				out = append(out, fmt.Sprintf("%s waits for %s, of which %d of %d are in use: `drover caps` shows who uses it", s.Name, screen.Plain(c.Resource), c.Held, c.Cap))
+			}
+		}
 		for _, e := range held.ended {
 			if e.service == s.Name && shown {
 				out = append(out, e.note())

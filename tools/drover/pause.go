@@ -171,6 +171,7 @@ type pauses struct {
 	records []fleet.Record
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
+	full    []capState     // resources that somebody waits for; of lanes as text
 	ended   []ended        // isolated tasks that went over a limit; of lanes as text
 }
 
@@ -182,6 +183,7 @@ func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []s
 	var p pauses
 	if !app.JSON {
 		p.alone, p.ended = leftAlone(ctx, js), endedAtLimits(ctx, js)
+		p.full = fullCaps(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
 		records, err := fleet.Records(ctx, js)

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/permit"
+	"github.com/droverhq/drover/shared/semaphore"
+	"github.com/droverhq/drover/tools/supervise/screen"
+)
+
+type capsCmd struct {
+	Service string `placeholder:"NAME" help:"Only resources that this service uses."`
+}
+
+// Help is the long text of --help.
+func (capsCmd) Help() string {
+	return `A kind with a cap runs only while no more than so many tasks use a resource, over all
+processes and services. The others wait on timers with reason "cap" and burn no attempt.
+
+    HELD       permits that processes have leased; each uses its own, or gives them up
+               within seconds
+    CAP        of them there may be; the smallest number that any process was built with
+    WANTED     that all of them have use for
+    SILENT     processes that did not renew their lease; what they hold is free once
+               somebody else has waited for it for as long as the lease
+    BY         services, and how many processes of each
+
+A resource that nobody uses is not shown.
+
+Examples:
+
+    drover caps
+    drover caps --service webhook --json`
+}
+
+// capState is a resource as --json writes it.
+type capState struct {
+	Resource string             `json:"resource"`
+	Held     int                `json:"held"`
+	Cap      int                `json:"cap"`
+	Wanted   int                `json:"wanted"`
+	Silent   int                `json:"silent"` // processes
+	Holders  []semaphore.Holder `json:"holders"`
+	At       time.Time          `json:"at"` // when it was read
+}
+
+func (c *capsCmd) Run(ctx context.Context, app *App) error {
+	var all []capState
+	err := talkOf(ctx, app, c.Service, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		all, err = capsOf(ctx, js)
+		return err
+	})
+	all = slices.DeleteFunc(all, func(s capState) bool {
+		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h semaphore.Holder) bool { return h.Service == c.Service })
+	})
+	if app.JSON {
+		for _, s := range all {
+			if err := app.encode(s); err != nil {
+				return err
+			}
+		}
+		return err
+	}
+	switch {
+	case len(all) > 0:
+		app.table(capTable(screen.StyleOf(app.Stdout), all))
+	case err == nil:
+		app.printf("no resource with a cap is in use\n")
+	}
+	return err
+}
+
+// capsOf reads the resources that are in use, by name. What cannot be read is the
+// error, and hides no other.
+func capsOf(ctx context.Context, js jetstream.JetStream) (all []capState, err error) {
+	now := time.Now().UTC()
+	for r, rerr := range permit.List(ctx, js) {
+		switch {
+		case rerr != nil:
+			err = firstError(err, rerr)
+		case len(r.Holders) > 0:
+			all = append(all, capOf(r, now))
+		}
+	}
+	slices.SortFunc(all, func(a, b capState) int { return cmp.Compare(a.Resource, b.Resource) })
+	return all, err
+}
+
+func capOf(r semaphore.Record, now time.Time) capState {
+	s := capState{Resource: r.Resource, Held: r.Held(), Cap: r.Cap(), Holders: r.Holders, At: now}
+	for _, h := range r.Holders {
+		s.Wanted += h.Wanted
+		if silent(h, now) {
+			s.Silent++
+		}
+	}
+	return s
+}
+
+// silent reports whether a process has not renewed its lease. Clocks of two machines
+// are compared, so it is given as much again.
+func silent(h semaphore.Holder, now time.Time) bool { return now.Sub(h.At) > 2*h.Lease }
+
+// short are the services of which a process wants more than it has, when all is in use.
+func (s capState) short() (names []string) {
+	if s.Held < s.Cap {
+		return nil
+	}
+	for _, h := range s.Holders {
+		if h.Wanted > h.Held && !silent(h, s.At) {
+			names = append(names, h.Service)
+		}
+	}
+	return names
+}
+
+// fullCaps are the resources that somebody waits for. It is a hint: what cannot be
+// read is left out, and `drover caps` says why.
+func fullCaps(ctx context.Context, js jetstream.JetStream) (out []capState) {
+	all, _ := capsOf(ctx, js)
+	for _, s := range all {
+		if len(s.short()) > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func capTable(style screen.Style, all []capState) *screen.Table {
+	t := &screen.Table{Head: []string{"RESOURCE", ">HELD", ">CAP", ">WANTED", ">SILENT", "BY"}}
+	for _, s := range all {
+		n := map[string]int{}
+		for _, h := range s.Holders {
+			n[h.Service]++
+		}
+		var by []string
+		for service, processes := range n {
+			by = append(by, fmt.Sprintf("%s ×%d", screen.Plain(service), processes))
+		}
+		slices.Sort(by)
+		t.Add(screen.Cut(screen.Plain(s.Resource), destinationWidth), quiet(style, s.Held), screen.Count(s.Cap),
+			quiet(style, s.Wanted), quiet(style, s.Silent), strings.Join(by, ", "))
+	}
+	return t
+}

@@ -10,6 +10,7 @@ const (
 	PutOff   Reason = "after"      // the handler asked for a later time
 	GaveBack Reason = "given-back" // the process is shutting down
 	Circuit  Reason = "circuit"    // the breaker of its destination is open
+	Limited  Reason = "limit"      // the rate limit of its key is used up
 	Suspect  Reason = "suspect"    // its workers keep dying: from now on it runs in a child
 )
 

@@ -42,7 +42,9 @@ const (
 	TaskService    = "task.service"
 	TaskLane       = "task.lane" // "live" or "retry"
 	BreakerState   = "breaker.state"
-	Destination    = "destination" // of a breaker; in logs alone
+	Destination    = "destination"  // of a breaker; in logs alone
+	LimitSlot      = "limit.slot"   // "used" or "lost"
+	LimitResult    = "limit.result" // "granted", "conflict" or "failed"
 
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
@@ -70,6 +72,10 @@ const (
 
 	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
 	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them
+
+	MetricLimitSlots    = "drover.limit.slots"    // {slot}, counter, by whether they were used in time
+	MetricLimitRequests = "drover.limit.requests" // {request}, counter, by result
+	MetricLimitKeys     = "drover.limit.keys"     // {key}, gauge: with tasks in line, as this process knows them
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -28,6 +29,7 @@ type run struct {
 	held    bool          // and the lease was good then
 	ran     time.Duration // in the handler
 	call    *circuit.Call // nil when no breaker asks how it went
+	slot    quota.Answer  // of its rate limit, when that admitted it
 }
 
 // verdict says how a delivery is settled, and why.
@@ -189,6 +191,11 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 			return nil, v
 		}
 	}
+	if k.limiting != nil {
+		if v, ok := l.turn(d, st); !ok {
+			return nil, v
+		}
+	}
 	return handler, verdict{}
 }
 
@@ -243,6 +250,10 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	if !l.lapse(d, start) { // while it was prepared, or on its way
 		l.mu.Unlock()
 		return ErrLeaseLost, true
+	}
+	if r.slot.Admitted && r.slot.Late(start) {
+		l.mu.Unlock()
+		return errLate, true
 	}
 	d.phase, d.slot, d.limit = phaseRunning, s, end
 	s.arm(d, end)
@@ -320,6 +331,9 @@ func invoke(ctx context.Context, h Handler, t *Task) (err error) {
 func (r *run) verdict(l *lane, d *delivery, err error) verdict {
 	if err == nil {
 		return verdict{outcome: done}
+	}
+	if errors.Is(err, errLate) {
+		return verdict{outcome: again, reason: task.Limited, delay: lateDelay}
 	}
 	cause := context.Cause(r.ctx)
 	if errors.Is(cause, ErrTimeLimit) && !errors.Is(err, ErrTimeLimit) {

@@ -65,6 +65,7 @@ type kind struct {
 
 	isolation *isolation // nil: in the worker's own process
 	breaking  *breaking  // nil: without breakers
+	limiting  *limiting  // nil: without a rate limit
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another

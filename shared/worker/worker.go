@@ -53,6 +53,7 @@ import (
 
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/circuit"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -82,6 +83,7 @@ type Worker struct {
 	tracer   trace.Tracer
 	metrics  *metrics
 	breakers *circuit.Breakers // nil when no kind has one
+	quotas   *quota.Quotas     // nil when no kind has a rate limit
 	lanes    []*lane
 	leaked   atomic.Int64
 	stop     context.CancelCauseFunc // ends Run
@@ -181,6 +183,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer end()
+	endLimits, err := w.startLimits()
+	if err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer endLimits()
 
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)
@@ -304,6 +311,9 @@ func (w *Worker) Ready() error {
 		if err := l.ready(); err != nil {
 			return err
 		}
+	}
+	if w.quotas != nil {
+		return w.quotas.Err()
 	}
 	return nil
 }

@@ -87,8 +87,8 @@ var edits = []edit{
 `,
 	},
 	{
-		"shared/worker/settle.go", `	case task.PutOff, task.Circuit:
-`, `	case task.PutOff, task.Circuit:
+		"shared/worker/settle.go", `	case task.PutOff, task.Circuit, task.Limited:
+`, `	case task.PutOff, task.Circuit, task.Limited:
 		if mistaken("put-off burns an attempt") {
 			st.Attempt++
 		}

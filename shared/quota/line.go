@@ -89,13 +89,6 @@ func (l *line) turn(now time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-func count(all []ratelimit.Slots) (n int) {
-	for _, s := range all {
-		n += s.N
-	}
-	return n
-}
-
 // idle reports whether nothing of it is worth remembering.
 func (l *line) idle(now time.Time) bool {
 	l.mu.Lock()
@@ -120,29 +113,49 @@ const (
 // plan is what to take of base for those who wait, and in stock. took is how long
 // a request takes: by then a slot should still be good.
 func (l *line) plan(base ratelimit.Schedule, now reading, took time.Duration) grant {
-	p, g := l.policy, grant{schedule: base}
-	busy := base.Busy(now.at)
+	p, g, busy := l.policy, grant{schedule: base}, base.Busy(now.at)
 	slack := p.Slack()
 	keep := max(min(slack/4, 50*time.Millisecond), margin(p)+2*now.err+2*took)
 	keep = min(keep, slack+Patience/2)
-	take := func(n int, ahead time.Duration) {
-		if s := g.schedule.Reserve(p, now.at, n, ahead, keep); s.N > 0 {
+	take := func(n int, ahead time.Duration) (without int) {
+		s := g.schedule.Reserve(p, now.at, n, ahead, keep)
+		if s.N > 0 {
 			g.slots = append(g.slots, s)
 			g.n += s.N
 		}
+		return max(0, n-s.N)
 	}
-	have, waiting := count(l.held), l.want[0].n+l.want[1].n-count(l.turns)
-	take(min(l.want[1].n, waiting-have), l.want[1].ahead)
+	fresh, back := l.want[0], l.want[1]
+	have := l.within(now, back.ahead)
+	without := take(back.n-have, back.ahead)
+	own := min(back.n, have) // of what is held
 	if busy {
-		take(waiting-have-g.n, -slack/2) // what those in line have left
+		without += take(fresh.n-max(0, l.within(now, 0)-own), -slack/2) // what those in line have left
 	} else {
-		take(waiting-have-g.n, l.want[0].ahead)
-		take(min(2*l.used, p.Limit/part)-have-g.n, 0)
+		without += take(fresh.n-max(0, l.within(now, fresh.ahead)-own), fresh.ahead)
+		take(min(2*l.used, p.Limit/part)-count(l.held)-g.n, 0)
 	}
-	if n := min(waiting-have-g.n, max(mostTurns, p.Limit/part)); n > 0 {
+	if n := min(without-count(l.turns), max(mostTurns, p.Limit/part)); n > 0 {
 		g.turns = g.schedule.Queue(p, now.at, n, 0)
 	}
 	return g
+}
+
+// within counts the slots that are held and can be used within ahead.
+func (l *line) within(now reading, ahead time.Duration) (n int) {
+	for _, s := range l.held {
+		if room := now.at.Add(ahead - now.err).Sub(s.First); s.N > 0 && room >= 0 {
+			n += min(s.N, int(room/s.Step)+1)
+		}
+	}
+	return n
+}
+
+func count(all []ratelimit.Slots) (n int) {
+	for _, s := range all {
+		n += s.N
+	}
+	return n
 }
 
 // granted takes what was written.

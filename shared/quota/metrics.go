@@ -67,9 +67,7 @@ func (q *Quotas) instrument(p metric.MeterProvider) error {
 // busy counts keys whose tasks wait in line.
 func (q *Quotas) busy() (n int64) {
 	now := time.Now()
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	for _, l := range q.all {
+	for _, l := range q.lines() {
 		l.mu.Lock()
 		if l.known.Busy(now) {
 			n++

@@ -54,6 +54,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +68,8 @@ import (
 )
 
 // Quotas are the limits of one service, as one process sees them. Make them with
-// [New]; nothing is let through before [Quotas.Run] runs.
+// [New]; they are looked after while [Quotas.Run] runs, and let nothing new through
+// when it has ended.
 type Quotas struct {
 	service string
 	store   store
@@ -79,7 +82,7 @@ type Quotas struct {
 	asks   sync.WaitGroup
 
 	mu     sync.RWMutex
-	over   bool             // Run has ended, or not begun
+	over   bool             // Run has ended: nobody waits for requests any more
 	all    map[string]*line // of keys used lately
 	failed error            // why it is broken
 	since  time.Time        // when it was last tried, while it is
@@ -97,7 +100,7 @@ const (
 
 // New returns the limits of a service. meter may be nil.
 func New(js jetstream.JetStream, service string, log *slog.Logger, meter metric.MeterProvider) (*Quotas, error) {
-	q := &Quotas{service: service, store: store{js: js}, log: log, over: true, all: map[string]*line{}}
+	q := &Quotas{service: service, store: store{js: js}, log: log, all: map[string]*line{}}
 	if err := q.instrument(meter); err != nil {
 		return nil, err
 	}
@@ -108,9 +111,6 @@ func New(js jetstream.JetStream, service string, log *slog.Logger, meter metric.
 // under way, at most 2 s. It can be called once.
 func (q *Quotas) Run(ctx context.Context) {
 	defer q.meters.close()
-	q.mu.Lock()
-	q.over = false
-	q.mu.Unlock()
 	q.told(q.sync())
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
@@ -130,11 +130,15 @@ func (q *Quotas) Run(ctx context.Context) {
 // tick forgets keys, and looks whether a bucket that was out of reach is there again.
 func (q *Quotas) tick() {
 	now := time.Now()
-	q.mu.Lock()
-	for key, l := range q.all {
+	var idle []*line
+	for _, l := range q.lines() {
 		if l.idle(now) {
-			delete(q.all, key)
+			idle = append(idle, l)
 		}
+	}
+	q.mu.Lock()
+	for _, l := range idle { // who took one up meanwhile goes on with it: the bucket holds what counts
+		delete(q.all, l.key)
 	}
 	// Whether what was denied is allowed now, only the same request can say.
 	probe := q.broken.Load() && !errors.Is(q.failed, ErrDenied) && !errors.Is(q.failed, errSlow)
@@ -170,6 +174,14 @@ func (q *Quotas) told(err error) {
 	}
 	q.failed, q.since = err, time.Now()
 	q.broken.Store(err != nil)
+}
+
+// lines returns what is known of all keys. Quotas.mu is never held while one of
+// them is locked, because tasks lock in the other order.
+func (q *Quotas) lines() []*line {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return slices.Collect(maps.Values(q.all))
 }
 
 // line returns what is known of a key.

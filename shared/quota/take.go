@@ -9,7 +9,7 @@ func (q *Quotas) Take(a Ask) Answer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var patience *time.Timer // for the bucket
-	for {
+	for tries := 0; ; tries++ {
 		now := q.clock.now()
 		l.policy, l.last = a.Policy, now.local
 		slot, ok, lost := l.pop(now, min(a.Wait, Patience), a.Back)
@@ -40,7 +40,7 @@ func (q *Quotas) Take(a Ask) Answer {
 			patience = time.NewTimer(answerLimit)
 			defer patience.Stop()
 		}
-		if !q.wait(l, a, patience) {
+		if tries > mostTries || !q.wait(l, a, patience) {
 			return l.aside(now, later)
 		}
 	}
@@ -49,6 +49,7 @@ func (q *Quotas) Take(a Ask) Answer {
 const (
 	later     = time.Second     // to come back, without a turn
 	muchLater = 5 * time.Second // while the bucket is out of reach
+	mostTries = 4               // of a task, whose slots others of this process were quicker to use
 )
 
 // aside puts a task in line without a word to others. The next request says so.

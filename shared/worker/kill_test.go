@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	if worker.IsChild() && os.Getenv("DROVER_TEST_ROLE") == "" {
 		os.Exit(imageMain())
 	}
-	natstest.Main(m, map[string]func() int{"worker": workerMain, "caller": callerMain, "isolated": isolatedMain, "stray": strayMain})
+	natstest.Main(m, map[string]func() int{"worker": workerMain, "caller": callerMain, "limited": limitedMain, "isolated": isolatedMain, "stray": strayMain})
 }
 
 // Environment of the worker process.

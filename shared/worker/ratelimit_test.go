@@ -2,13 +2,20 @@ package worker_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
 	"slices"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
@@ -126,3 +133,111 @@ func TestRateLimit(t *testing.T) {
 		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
 	})
 }
+
+// limitedMain is a worker process with a rate limit; it tells of each start.
+func limitedMain() int {
+	ledger, err := os.OpenFile(os.Getenv(envLedger), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var p ratelimit.Policy
+	if _, err := fmt.Sscan(os.Getenv(envLimit), &p.Limit, &p.Per); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: 8, RetrySlots: 8}),
+		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	worker.Handle(w, func(ctx context.Context, _ note) error {
+		at := time.Now()
+		info, _ := task.FromContext(ctx)
+		fmt.Fprintf(ledger, "start %s %d %d %d\n", info.ID, os.Getpid(), info.Attempt, at.UnixMicro())
+		return nil
+	}, worker.RateLimit(p, account))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	fmt.Println("ready")
+	if err := w.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+const envLimit = "TEST_LIMIT" // of limitedMain: number and nanoseconds
+
+// limitedFleet is n processes of limitedMain.
+func limitedFleet(tb testing.TB, n int, url string, l ledger, p ratelimit.Policy) (all []*natstest.Process) {
+	tb.Helper()
+	for range n {
+		all = append(all, natstest.Spawn(tb, "limited", envURL+"="+url, envLedger+"="+string(l), fmt.Sprintf("%s=%d %d", envLimit, p.Limit, p.Per)))
+	}
+	return all
+}
+
+// times are when the tasks of a ledger started.
+func (l ledger) times(tb testing.TB) (at []time.Time) {
+	tb.Helper()
+	for _, e := range l.read(tb) {
+		at = append(at, e.at)
+	}
+	return at
+}
+
+// Three processes share a limit. One is killed, another one stopped and let go on:
+// no window is above it, and those after the kill are nearly full.
+func TestRateLimitOfFleet(t *testing.T) {
+	t.Parallel()
+	p, fewestWanted := ratelimit.Policy{Limit: 40, Per: 2 * time.Second}, 32
+	if *whole {
+		p, fewestWanted = ratelimit.Policy{Limit: 100, Per: time.Minute}, 95
+	}
+	url, js := natstest.Listen(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	for i := range 8 * p.Limit {
+		publish(t, js, strconv.Itoa(i), note{Text: "acme"})
+	}
+	fleet := limitedFleet(t, 3, url, l, p)
+	time.Sleep(p.Per / 2)
+	began := time.Now()
+	time.Sleep(p.Per / 2)
+	fleet[0].Kill()
+	time.Sleep(p.Per)
+	ended := time.Now()
+	fleet[1].Pause()
+	time.Sleep(p.Per / 4)
+	fleet[1].Resume()
+	time.Sleep(p.Per / 4)
+	moves := hops(t, js, "RETRY") // before those that give tasks back
+	for _, f := range fleet[1:] {
+		f.Stop()
+	}
+	fewest, most := windows(l.times(t), p.Per, began, ended)
+	t.Logf("%d to %d starts in %v; at most %d moves", fewest, most, p.Per, moves)
+	if most > p.Limit || fewest < fewestWanted {
+		t.Errorf("%d to %d starts in %v, want %d to %d", fewest, most, p.Per, fewestWanted, p.Limit)
+	}
+	for _, e := range l.read(t) {
+		if e.attempt != 0 {
+			t.Errorf("%s has burned %d attempts", e.id, e.attempt)
+		}
+	}
+}
+
+// whole has TestRateLimitOfFleet take the limit of docs/scenarios.md: four minutes.
+var whole = flag.Bool("whole", false, "test rate limits with 100 per minute")

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/ratelimit"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
@@ -134,6 +137,76 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+// Without the bucket the tasks of a key wait, and say why; the others run, and all
+// recover by themselves.
+func TestRateLimitWithoutBucket(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		if err := js.DeleteStream(t.Context(), "KV_LIMITS"); err != nil {
+			t.Fatal(err)
+		}
+		const tasks = 200
+		var limited, free begun
+		w, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(_ context.Context, n note) error {
+				if n.Text == "" {
+					free.add()
+				} else {
+					limited.add()
+				}
+				return nil
+			}, worker.RateLimit(ratelimit.Policy{Limit: 100, Per: time.Minute}, account))
+		})
+		for i := range tasks {
+			publish(t, js, fmt.Sprintf("a%d", i), note{Text: "acme"})
+			publish(t, js, fmt.Sprintf("b%d", i), note{})
+		}
+		time.Sleep(20 * time.Second)
+		if len(limited.at) > 0 || len(free.at) != tasks {
+			t.Errorf("%d tasks with a limit ran without the bucket, and %d of %d without one", len(limited.at), len(free.at), tasks)
+		}
+		if err := w.Ready(); !errors.Is(err, quota.ErrNoBucket) || !strings.Contains(err.Error(), "drover streams apply") {
+			t.Errorf("Ready() = %v, want what is missing and what to do", err)
+		}
+		topology(t, js, ackWait) // as `drover streams apply`
+		time.Sleep(5 * time.Minute)
+		if err := w.Ready(); err != nil {
+			t.Errorf("Ready() = %v once the bucket is there", err)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if _, most := windows(limited.at, time.Minute, time.Now(), time.Now()); most > 100 || len(limited.at) != tasks {
+			t.Errorf("%d of %d tasks ran, at most %d in a minute, want 100", len(limited.at), tasks, most)
+		}
+		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+	})
+}
+
+// A mistake in the option is told by Run.
+func TestRateLimitMistakes(t *testing.T) {
+	t.Parallel()
+	p := ratelimit.Policy{Limit: 1, Per: time.Second}
+	for _, tt := range []struct {
+		name string
+		opts []worker.HandlerOption
+	}{
+		{"policy", []worker.HandlerOption{worker.RateLimit(ratelimit.Policy{}, account)}},
+		{"no key", []worker.HandlerOption{worker.RateLimit[note](p, nil)}},
+		{"another type", []worker.HandlerOption{worker.RateLimit(p, func(anything) string { return "" })}},
+		{"twice", []worker.HandlerOption{worker.RateLimit(p, account), worker.RateLimit(p, account)}},
+	} {
+		w, err := worker.New(natstest.JetStream(t), "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		worker.Handle(w, func(context.Context, note) error { return nil }, tt.opts...)
+		if err := w.Run(t.Context()); err == nil {
+			t.Errorf("%s: Run() = nil, want the mistake", tt.name)
+		}
+	}
+}
+
 // limitedMain is a worker process with a rate limit; it tells of each start.
 func limitedMain() int {
 	ledger, err := os.OpenFile(os.Getenv(envLedger), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -239,5 +312,47 @@ func TestRateLimitOfFleet(t *testing.T) {
 	}
 }
 
-// whole has TestRateLimitOfFleet take the limit of docs/scenarios.md: four minutes.
+// The broker is killed in the middle of a backlog, and is there again later: no
+// window is above the limit, and the tasks go on by themselves.
+func TestRateLimitWithoutBroker(t *testing.T) {
+	t.Parallel()
+	away := 2 * time.Second
+	if *whole {
+		away = 20 * time.Second
+	}
+	p := ratelimit.Policy{Limit: 40, Per: 2 * time.Second}
+	broker := natstest.StartBroker(t)
+	js := broker.Connect(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	for i := range 8 * p.Limit {
+		publish(t, js, strconv.Itoa(i), note{Text: "acme"})
+	}
+	fleet := limitedFleet(t, 2, broker.URL, l, p)
+	enough := func(more int) func([]event) bool {
+		have := len(l.read(t))
+		return func(events []event) bool { return len(events) >= have+more }
+	}
+	l.wait(t, 20*time.Second, "tasks run", enough(p.Limit))
+	broker.Kill()
+	time.Sleep(away / 2)
+	before := len(l.read(t))
+	time.Sleep(away / 2)
+	if n := len(l.read(t)) - before; n > 0 {
+		t.Errorf("%d tasks started while the broker was away", n)
+	}
+	broker.Restart(t)
+	l.wait(t, 30*time.Second, "tasks run again", enough(p.Limit))
+	for _, f := range fleet {
+		f.Stop()
+	}
+	if _, most := windows(l.times(t), p.Per, time.Now(), time.Now()); most > p.Limit {
+		t.Errorf("%d starts in %v, want at most %d", most, p.Per, p.Limit)
+	}
+	if dead := letters(t, js); len(dead) > 0 {
+		t.Errorf("%d dead letters, want none: no attempt is burned for waiting", len(dead))
+	}
+}
+
+// whole has the tests of fleets take the figures of docs/scenarios.md: three minutes.
 var whole = flag.Bool("whole", false, "test rate limits with 100 per minute")

@@ -117,6 +117,7 @@ func TestKeys(t *testing.T) {
 		"`dead redrive`, `dead edit` of many: stages": stage{},
 		"`dead groups`": group{},
 		"`audit ls`":    audit.Entry{},
+		"`limits ls`":   limitState{},
 		"`breakers ls`, `breakers open`, `breakers close`": circuit.Entry{},
 		"`streams plan`, `streams apply`":                  streams.Change{},
 		"`keys`":                                           keyring.Key{},

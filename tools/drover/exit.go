@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -116,7 +117,7 @@ func codeOf(err error) int {
 		return exitNotFound
 	case is(errRefused, client.ErrNoStream, client.ErrFull, client.ErrTooLarge, client.ErrDenied, streams.ErrRefused,
 		fleet.ErrNoBucket, fleet.ErrDenied, circuit.ErrNoBucket, circuit.ErrDenied, audit.ErrNoStream, audit.ErrDenied,
-		nats.ErrAuthorization, nats.ErrPermissionViolation):
+		quota.ErrNoBucket, quota.ErrDenied, nats.ErrAuthorization, nats.ErrPermissionViolation):
 		return exitRefused
 	case is(broker.ErrUnreachable, broker.ErrTooOld, broker.ErrNoJetStream, errSilent, context.DeadlineExceeded,
 		nats.ErrConnectionClosed, nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, jetstream.ErrNoStreamResponse):

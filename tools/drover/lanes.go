@@ -268,6 +268,9 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		if n := held.alone[s.Name]; n > 0 && shown {
 			out = append(out, fmt.Sprintf("%s leaves %s alone: `drover breakers ls` shows it", s.Name, screen.Some(n, "destination", "destinations")))
 		}
+		if n := held.limited[s.Name]; n > 0 && shown {
+			out = append(out, fmt.Sprintf("%s holds back %s at the rate limit: `drover limits ls` shows it", s.Name, screen.Some(n, "key", "keys")))
+		}
 		if n := dead[s.Name]; n > 0 {
 			out = append(out, fmt.Sprintf("%s of %s died: `drover dead ls --service %s`", screen.Some(n, "task", "tasks"), s.Name, s.Name))
 		}

@@ -34,6 +34,7 @@ type cli struct {
 	Pause    pauseCmd    `cmd:"" group:"work" help:"Hold back the tasks of a class, a service, or one class of one service."`
 	Resume   resumeCmd   `cmd:"" group:"work" help:"End a pause before its time."`
 	Breakers breakersCmd `cmd:"" group:"work" help:"Show, open or close the circuit breakers of destinations."`
+	Limits   limitsCmd   `cmd:"" group:"work" help:"Show the rate limits that are in use."`
 	Dead     deadCmd     `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
 	Audit    auditCmd    `cmd:"" group:"work" help:"Show who did what, and why."`
 

@@ -177,16 +177,18 @@ type pauses struct {
 	records []fleet.Record
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
+	limited map[string]int // keys whose tasks wait for their rate; of lanes as text
 }
 
 // readPauses reads them when a lane is paused, and which destinations are left
-// alone.
+// alone and keys held back.
 func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []streams.Lane) pauses {
 	ctx, cancel := app.limit(ctx)
 	defer cancel()
 	var p pauses
 	if !app.JSON {
 		p.alone = leftAlone(ctx, js)
+		p.limited = heldBack(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
 		records, err := fleet.Records(ctx, js)

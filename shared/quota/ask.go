@@ -31,11 +31,7 @@ func (q *Quotas) ask(l *line) chan struct{} {
 	done := make(chan struct{})
 	l.flight = done
 	q.asks.Go(func() {
-		began := time.Now()
 		err := q.reserve(l)
-		if err == nil {
-			q.took.Store(int64(time.Since(began)))
-		}
 		q.meters.asked(err)
 		if !errors.Is(err, errBusy) {
 			q.told(err)
@@ -50,6 +46,7 @@ func (q *Quotas) ask(l *line) chan struct{} {
 
 // reserve takes slots, and times to come back, for those who wait at l.
 func (q *Quotas) reserve(l *line) error {
+	began := time.Now()
 	if q.clock.stale() {
 		if err := q.sync(); err != nil {
 			return err
@@ -87,7 +84,9 @@ func (q *Quotas) reserve(l *line) error {
 			return err
 		}
 		l.alone = l.seq == seq
-		l.granted(g, stored)
+		now := time.Now()
+		l.granted(g, stored, now)
+		q.took.Store((3*q.took.Load() + int64(now.Sub(began))) / 4)
 		return nil
 	}
 	l.mu.Lock()
@@ -115,7 +114,7 @@ func (q *Quotas) plan(l *line) (g grant, r Record, ttl time.Duration, err error)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := q.clock.now()
-	if !now.ok || good(l.policy, now.err) <= now.err {
+	if !now.ok || good(l.policy, now.err)-margin(l.policy) <= now.err {
 		q.clock.doubt()
 		return g, r, 0, fmt.Errorf("%w (%v): a limit of %d per %v wants less than %v; a higher Burst allows more",
 			errSlow, 2*now.err, l.policy.Limit, l.policy.Per, l.policy.Slack()-margin(l.policy))

@@ -77,7 +77,7 @@ type Quotas struct {
 	meters  meters
 	clock   clock
 
-	took   atomic.Int64 // ns that the last request took
+	took   atomic.Int64 // ns that a request takes, of late
 	broken atomic.Bool  // the last one failed
 	asks   sync.WaitGroup
 

@@ -84,15 +84,15 @@ func TestTake(t *testing.T) {
 			back bool
 			want string
 		}{
-			{"the first", a, 0, 0, false, "goes at 0s until 30ms"},
-			{"in the slack", b, 0, 0, false, "goes at 0s until 1.05s"},
+			{"the first", a, 0, 0, false, "goes at 0s until 50ms"},
+			{"in the slack", b, 0, 0, false, "goes at 0s until 1.07s"},
 			{"none left", a, 0, 0, false, "comes back in 250ms"},
 			{"behind it", b, 0, 0, false, "comes back in 1.177s"},
 			{"does not pass who is in line", a, 100 * time.Millisecond, quota.Patience, false, "comes back in 2.005s"},
-			{"whose turn it is", a, 250 * time.Millisecond, quota.Patience, true, "goes at 250ms until 2.07s"},
+			{"whose turn it is", a, 250 * time.Millisecond, quota.Patience, true, "goes at 250ms until 2.09s"},
 			{"too early", b, 500 * time.Millisecond, quota.Patience, true, "comes back in 2.532s"},
-			{"late enough", b, 1331 * time.Millisecond, 0, true, "goes at 1.331s until 3.09s"},
-			{"when the line is empty", a, 10 * time.Second, 0, false, "goes at 10s until 10.029s"},
+			{"late enough", b, 1331 * time.Millisecond, 0, true, "goes at 1.331s until 3.11s"},
+			{"when the line is empty", a, 10 * time.Second, 0, false, "goes at 10s until 10.049s"},
 		} {
 			time.Sleep(tt.at - time.Since(begin))
 			got := "goes"

@@ -40,7 +40,7 @@ func (q *Quotas) Take(a Ask) Answer {
 			patience = time.NewTimer(answerLimit)
 			defer patience.Stop()
 		}
-		if tries > mostTries || !q.wait(l, a, patience) {
+		if tries > mostTries || !q.wait(l, a, tries, patience) {
 			return l.aside(now, later)
 		}
 	}
@@ -49,7 +49,8 @@ func (q *Quotas) Take(a Ask) Answer {
 const (
 	later     = time.Second     // to come back, without a turn
 	muchLater = 5 * time.Second // while the bucket is out of reach
-	mostTries = 4               // of a task, whose slots others of this process were quicker to use
+	tired     = 4               // requests that a task waits for until it wants no slot any more
+	mostTries = 8
 )
 
 // aside puts a task in line without a word to others. The next request says so.
@@ -67,11 +68,8 @@ func (l *line) sleep(d time.Duration) {
 
 // wait joins the request that is under way, or begins one, and reports whether it
 // ended in time. l.mu is held, and let go meanwhile.
-func (q *Quotas) wait(l *line, a Ask, patience *time.Timer) bool {
-	w := &l.want[class(a)]
-	if w.n++; a.Wait > w.ahead {
-		w.ahead = min(a.Wait, Patience)
-	}
+func (q *Quotas) wait(l *line, a Ask, tries int, patience *time.Timer) bool {
+	of := l.join(a, tries)
 	done := l.flight
 	if done == nil {
 		done = q.ask(l)
@@ -84,15 +82,32 @@ func (q *Quotas) wait(l *line, a Ask, patience *time.Timer) bool {
 	case <-patience.C:
 	}
 	l.mu.Lock()
-	if w.n--; w.n == 0 {
-		w.ahead = 0
-	}
+	of.leave()
 	return ok
 }
 
-// stock has slots taken before the last one is used, so that no task waits for it.
+// join counts a task among those who wait. What was taken for it others may have
+// been quicker to use, or more patient: then it only wants its turn.
+func (l *line) join(a Ask, tries int) *demand {
+	of := &l.want[class(a)]
+	if tries >= tired {
+		of = &l.tired
+	}
+	of.n++
+	of.ahead = max(of.ahead, min(a.Wait, Patience))
+	return of
+}
+
+func (d *demand) leave() {
+	if d.n--; d.n == 0 {
+		d.ahead = 0
+	}
+}
+
+// stock has slots taken before the last one is used or over, so that no task waits
+// for it.
 func (q *Quotas) stock(l *line, now reading) {
-	if l.flight == nil && l.batch > 1 && count(l.held) <= l.batch/2 && !l.known.Next.After(now.at) && !q.broken.Load() {
+	if l.flight == nil && l.short(now) && !q.broken.Load() {
 		q.ask(l)
 	}
 }

@@ -122,11 +122,11 @@ func TestQueue(t *testing.T) {
 		want    []time.Duration
 		waiting int
 	}{
-		{"the first ones", 0, begin, p, 3, 0, []time.Duration{250 * ms, 1250 * ms, 2250 * ms}, 4},
-		{"behind them", 0, begin, p, 1, 0, []time.Duration{3250 * ms}, 5},
-		{"later than they", 0, begin, p, 1, 10 * sec, []time.Duration{10 * sec}, 11},
-		{"when all have come", 20 * sec, begin, p, 1, 0, []time.Duration{20250 * ms}, 2},
-		{"behind taken slots", 30 * sec, at(32 * sec), p, 1, 0, []time.Duration{32 * sec}, 3},
+		{"the first ones", 0, begin, p, 3, 0, []time.Duration{250 * ms, 1250 * ms, 2250 * ms}, 3},
+		{"behind them", 0, begin, p, 1, 0, []time.Duration{3250 * ms}, 4},
+		{"later than they", 0, begin, p, 1, 10 * sec, []time.Duration{10 * sec}, 1},
+		{"when all have come", 20 * sec, begin, p, 1, 0, []time.Duration{20250 * ms}, 1},
+		{"behind taken slots", 30 * sec, at(32 * sec), p, 1, 0, []time.Duration{32 * sec}, 1},
 		{"with twice the rate", 30 * sec, begin, ratelimit.Policy{Limit: 2040, Per: 1100 * sec}, 1, 0, []time.Duration{31500 * ms}, 4},
 	} {
 		s.Next = tt.next

@@ -6,7 +6,9 @@ import "time"
 // has used yet. Times are of one clock, which all who use it have to read.
 type Schedule struct {
 	Next time.Time     `json:"next"`             // the first slot that nobody has taken
-	Line time.Time     `json:"line,omitzero"`    // when the last one in line comes back
+	Kept time.Time     `json:"kept,omitzero"`    // the first slot that is for those in line
+	From time.Time     `json:"from,omitzero"`    // when the first one in line comes back, or came
+	Line time.Time     `json:"line,omitzero"`    // when the last one does
 	Step time.Duration `json:"step_ns,omitzero"` // between those in line
 }
 
@@ -48,10 +50,23 @@ func (s *Schedule) Reserve(p Policy, now time.Time, n int, ahead, keep time.Dura
 // Busy reports whether there is somebody in line.
 func (s *Schedule) Busy(now time.Time) bool { return s.Line.After(now) }
 
+// Free is how far ahead of now slots are for whoever comes, at most most: later ones
+// are kept for those in line. It is negative when only those are left that they did
+// not use within half of the slack.
+func (s *Schedule) Free(p Policy, now time.Time, most time.Duration) time.Duration {
+	if !s.Busy(now) {
+		return most
+	}
+	return min(most, max(s.Kept.Sub(now)-1, -p.Slack()/2))
+}
+
 // Waiting is about how many are in line.
 func (s *Schedule) Waiting(now time.Time) int {
 	if !s.Busy(now) || s.Step <= 0 {
 		return 0
+	}
+	if s.From.After(now) {
+		now = s.From
 	}
 	return int((s.Line.Sub(now) + s.Step - 1) / s.Step)
 }
@@ -62,12 +77,19 @@ func (s *Schedule) Queue(p Policy, now time.Time, n int, delay time.Duration) Sl
 	step := p.Spacing() * surplus / (surplus + 1)
 	if s.Busy(now) && s.Step > 0 && s.Step != step { // the policy is another one than when they came
 		s.Line = now.Add(time.Duration(float64(s.Line.Sub(now)) / float64(s.Step) * float64(step)))
+		s.From, s.Kept = now, now
 	}
 	s.Step = step
 	out := Slots{First: now.Add(max(delay, soonest)), Step: step, N: n}
 	for _, t := range []time.Time{s.Next, s.Line} {
 		if t.After(out.First) {
 			out.First = t
+		}
+	}
+	if out.First.After(s.Line) { // a new line, or one with a gap before these
+		s.From, s.Kept = out.First, out.First.Add(-p.Slack()) // what can still be used then
+		if s.Next.After(s.Kept) {
+			s.Kept = s.Next
 		}
 	}
 	s.Line = out.First.Add(time.Duration(n) * step)
@@ -80,6 +102,6 @@ func (s *Schedule) Merge(o Schedule) {
 		s.Next = o.Next
 	}
 	if o.Line.After(s.Line) {
-		s.Line, s.Step = o.Line, o.Step
+		s.Kept, s.From, s.Line, s.Step = o.Kept, o.From, o.Line, o.Step
 	}
 }

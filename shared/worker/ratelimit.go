@@ -65,7 +65,7 @@ type limiting struct {
 	key    func(*Task) (string, error)
 }
 
-const moment = 25 * time.Millisecond // for which any slot may wait
+const moment = 100 * time.Millisecond // for which any slot may wait
 
 // startLimits shares the rate limits of this worker until end is called.
 func (w *Worker) startLimits() (end func(), err error) {
@@ -119,4 +119,4 @@ const timerLate = 125 * time.Millisecond // by which timers of the broker go off
 // errLate is of a task that did not start before its slot of the limit was over.
 var errLate = errors.New("the process stood still before the task could start: its slot of the rate limit is over")
 
-const lateDelay = time.Second
+const lateDelay = 250 * time.Millisecond

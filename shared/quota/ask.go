@@ -66,7 +66,7 @@ func (q *Quotas) reserve(l *line) error {
 			l.learn(has.Schedule)
 		}
 		g, record, ttl, err := q.plan(l)
-		if err != nil || record.Key == "" {
+		if err != nil || record.Limit == 0 {
 			return err
 		}
 		stored, err := q.store.put(q.service, l.key, record, seq, ttl)
@@ -108,8 +108,8 @@ func (l *line) learn(has ratelimit.Schedule) {
 	l.known.Merge(has)
 }
 
-// plan is what to write, and for how long. The record has no key when nobody wants
-// anything any more.
+// plan is what to write, and for how long. The record is zero when there is nothing
+// to take.
 func (q *Quotas) plan(l *line) (g grant, r Record, ttl time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -119,8 +119,10 @@ func (q *Quotas) plan(l *line) (g grant, r Record, ttl time.Duration, err error)
 		return g, r, 0, fmt.Errorf("%w (%v): a limit of %d per %v wants less than %v; a higher Burst allows more",
 			errSlow, 2*now.err, l.policy.Limit, l.policy.Per, l.policy.Slack()-margin(l.policy))
 	}
+	l.idled = false
 	g = l.plan(l.known, now, time.Duration(q.took.Load()))
 	if g.n == 0 && g.turns.N == 0 {
+		l.idled = l.want[0].n+l.want[1].n > 0
 		return g, r, 0, nil
 	}
 	r = Record{Key: short(l.key), Limit: l.policy.Limit, Per: l.policy.Per, Schedule: g.schedule}

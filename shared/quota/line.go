@@ -19,6 +19,7 @@ type line struct {
 	seq    uint64             // of the record, when known is what it says
 	alone  bool               // nobody else has written it since this process did
 	want   [2]demand          // who waits: new ones, and those that were in line
+	idled  bool               // the last request took nothing: none is left that those who wait could use
 	tired  demand             // of others, who only want to know when to come back
 	used   int                // slots since the last were taken
 	missed int                // slots that were over by then
@@ -122,6 +123,7 @@ type grant struct {
 }
 
 const (
+	ample     = 4   // times as many slots in stock as were used last
 	mostTurns = 16  // in one request, or a hundredth of the limit: those of a process that dies are a gap in the line
 	part      = 200 // of the limit, in stock: two of them, when the next ones are taken early
 )
@@ -150,7 +152,7 @@ func (l *line) plan(base ratelimit.Schedule, now reading, took time.Duration) gr
 	own := min(back.n, have) // of what is held
 	free := base.Free(p, now.at, fresh.ahead)
 	without += take(fresh.n-max(0, l.within(now, max(0, free))-own), free, keep)
-	take(min(2*l.used, p.Limit/part)-g.n, base.Free(p, now.at, slack/2), slack) // in stock, good for long
+	take(min(ample*l.used, p.Limit/part)-g.n, base.Free(p, now.at, slack/2), slack) // in stock, good for long
 	if n := min(without+l.tired.n-count(l.turns), max(mostTurns, 2*p.Limit/part)); n > 0 {
 		g.turns = g.schedule.Queue(p, now.at, n, 0)
 	}

@@ -7,7 +7,7 @@
 // A process takes slots of the schedule by compare-and-set, before it starts what
 // they are for, and uses each at its time or within the policy's slack. What it does
 // not use then is lost, also when it dies: nobody else can have it. It takes what its
-// waiting tasks need within [Patience]; and while slots are plenty twice what it used
+// waiting tasks need within [Patience]; and while slots are plenty four times what it used
 // of the last ones, at most a hundredth of the limit, so that a busy key costs one
 // request for many tasks, and mostly one that nobody waits for.
 //

@@ -49,8 +49,8 @@ func (q *Quotas) Take(a Ask) Answer {
 const (
 	later     = time.Second     // to come back, without a turn
 	muchLater = 5 * time.Second // while the bucket is out of reach
-	tired     = 4               // requests that a task waits for until it wants no slot any more
-	mostTries = 8
+	tired     = 16              // requests that a task waits for until it wants no slot any more
+	mostTries = 20
 )
 
 // aside puts a task in line without a word to others. The next request says so.
@@ -90,7 +90,7 @@ func (q *Quotas) wait(l *line, a Ask, tries int, patience *time.Timer) bool {
 // been quicker to use, or more patient: then it only wants its turn.
 func (l *line) join(a Ask, tries int) *demand {
 	of := &l.want[class(a)]
-	if tries >= tired {
+	if tries > 0 && l.idled || tries >= tired {
 		of = &l.tired
 	}
 	of.n++

@@ -41,6 +41,12 @@ func (s *begun) add() {
 	s.at = append(s.at, time.Now())
 }
 
+func (s *begun) times() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.at)
+}
+
 // windows returns the fewest and the most starts in any window of a length that lies
 // between the times; the fewest only of those that begin with a start or end with one.
 func windows(at []time.Time, per time.Duration, from, to time.Time) (fewest, most int) {
@@ -105,8 +111,8 @@ func TestRateLimit(t *testing.T) {
 		began := time.Now()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(free.at) != 50 {
-			t.Errorf("%d of 50 tasks without a limit ran in the first second", len(free.at))
+		if len(free.times()) != 50 {
+			t.Errorf("%d of 50 tasks without a limit ran in the first second", len(free.times()))
 		}
 		for _, m := range all(t, js, "RETRY") {
 			if st := state(t, "RETRY", m); st.Reason != task.Limited || st.Attempt != 0 || len(st.Errors) != 0 {
@@ -118,8 +124,8 @@ func TestRateLimit(t *testing.T) {
 			hop = max(hop, hops(t, js, "RETRY"))
 		}
 		synctest.Wait()
-		fewest, most := windows(limited.at, time.Minute, began, began.Add(200*time.Second))
-		t.Logf("%d ran; %d to %d in a minute; at most %d moves", len(limited.at), fewest, most, hop)
+		fewest, most := windows(limited.times(), time.Minute, began, began.Add(200*time.Second))
+		t.Logf("%d ran; %d to %d in a minute; at most %d moves", len(limited.times()), fewest, most, hop)
 		if most > 100 || fewest < 95 {
 			t.Errorf("%d to %d starts in a minute, want 95 to 100", fewest, most)
 		}
@@ -127,8 +133,8 @@ func TestRateLimit(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		if len(limited.at) != tasks || burned > 0 {
-			t.Errorf("%d of %d ran, and %d attempts were burned", len(limited.at), tasks, burned)
+		if len(limited.times()) != tasks || burned > 0 {
+			t.Errorf("%d of %d ran, and %d attempts were burned", len(limited.times()), tasks, burned)
 		}
 		if hop > 6 {
 			t.Errorf("a task was moved %d times", hop)
@@ -162,8 +168,8 @@ func TestRateLimitWithoutBucket(t *testing.T) {
 			publish(t, js, fmt.Sprintf("b%d", i), note{})
 		}
 		time.Sleep(20 * time.Second)
-		if len(limited.at) > 0 || len(free.at) != tasks {
-			t.Errorf("%d tasks with a limit ran without the bucket, and %d of %d without one", len(limited.at), len(free.at), tasks)
+		if len(limited.times()) > 0 || len(free.times()) != tasks {
+			t.Errorf("%d tasks with a limit ran without the bucket, and %d of %d without one", len(limited.times()), len(free.times()), tasks)
 		}
 		if err := w.Ready(); !errors.Is(err, quota.ErrNoBucket) || !strings.Contains(err.Error(), "drover streams apply") {
 			t.Errorf("Ready() = %v, want what is missing and what to do", err)
@@ -176,8 +182,8 @@ func TestRateLimitWithoutBucket(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		if _, most := windows(limited.at, time.Minute, time.Now(), time.Now()); most > 100 || len(limited.at) != tasks {
-			t.Errorf("%d of %d tasks ran, at most %d in a minute, want 100", len(limited.at), tasks, most)
+		if _, most := windows(limited.times(), time.Minute, time.Now(), time.Now()); most > 100 || len(limited.times()) != tasks {
+			t.Errorf("%d of %d tasks ran, at most %d in a minute, want 100", len(limited.times()), tasks, most)
 		}
 		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
 	})

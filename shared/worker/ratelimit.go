@@ -23,11 +23,11 @@ import (
 // handler that waits before it calls, and a task that runs in a process of its own,
 // may call a little later, and so a little closer to the next.
 //
-// A task whose key is used up waits for its turn in its slot, at most 0.4 s and in
-// half of a lane's slots, or else on a timer of RETRY with reason "limit", burns no
-// attempt, and comes back at about its turn; other tasks flow. Waiting has no end of
-// its own: a deadline of the task ends it. While the bucket LIMITS is out of reach
-// no limited task starts beyond what was reserved, and they wait on timers.
+// A task whose key is used up waits for its turn in its slot, at most 0.4 s in
+// half of a lane's slots and 0.1 s in the others, or else on a timer of RETRY with
+// reason "limit", burns no attempt, and comes back at about its turn; other tasks
+// flow. Waiting has no end of its own: a deadline of the task ends it. While the
+// bucket LIMITS is out of reach no limited task starts beyond what was taken before.
 func RateLimit[T task.Args](p ratelimit.Policy, key func(args T) string) HandlerOption {
 	return handlerOption(func(k *kind) error {
 		if key == nil {

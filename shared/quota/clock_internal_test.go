@@ -32,7 +32,7 @@ func TestClock(t *testing.T) {
 			time.Sleep(tt.rtt)
 			c.set(before, time.Now(), before.Add(tt.rtt/2+tt.off))
 			r := c.now()
-			if ahead := r.at.Sub(time.Now()); !r.ok || ahead != tt.want || (r.err-tt.err).Abs() > 10*time.Microsecond {
+			if ahead := time.Until(r.at); !r.ok || ahead != tt.want || (r.err-tt.err).Abs() > 10*time.Microsecond {
 				t.Errorf("%s: %v ahead within %v, ok %v; want %v within %v", tt.name, ahead, r.err, r.ok, tt.want, tt.err)
 			}
 			if c.stale() {

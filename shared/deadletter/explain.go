@@ -79,6 +79,8 @@ func waited(w task.Wait) Step {
 		why += ": the breaker of its destination was open"
 	case task.Cap:
 		why += ": all permits of a resource were in use"
+	case task.Limited:
+		why += ": the rate limit of its key was used up"
 	case task.PutOff:
 		why += ": the handler asked for a later time"
 	default: // the word says it

@@ -11,6 +11,7 @@ const (
 	GaveBack Reason = "given-back" // the process is shutting down
 	Circuit  Reason = "circuit"    // the breaker of its destination is open
 	Cap      Reason = "cap"        // all permits of a resource that it needs are in use
+	Limited  Reason = "limit"      // the rate limit of its key is used up
 	Suspect  Reason = "suspect"    // its workers keep dying: from now on it runs in a child
 )
 

@@ -48,6 +48,9 @@ const (
 	IsolationMemory    = "isolation.memory"    // what caps the memory of isolated tasks: "cgroup", "rlimit" or "none"
 	IsolationProcesses = "isolation.processes" // how what they start is found: "cgroup", "environment" or "group"
 
+	LimitSlot   = "limit.slot"   // "used" or "lost"
+	LimitResult = "limit.result" // "granted", "conflict" or "failed"
+
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
 	MessagingOperationType = "messaging.operation.type"
@@ -83,6 +86,10 @@ const (
 
 	MetricIsolated      = "drover.worker.isolation" // {worker}, gauge: 1, by how isolated tasks are confined
 	MetricIsolatedEnded = "drover.isolated.ended"   // {task}, counter: processes that ended without a verdict, by error.type
+
+	MetricLimitSlots    = "drover.limit.slots"    // {slot}, counter, by whether they were used in time
+	MetricLimitRequests = "drover.limit.requests" // {request}, counter, by result
+	MetricLimitKeys     = "drover.limit.keys"     // {key}, gauge: with tasks in line, as this process knows them
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/shared/bodies"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/permit"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
@@ -30,6 +31,7 @@ type run struct {
 	ran     time.Duration  // in the handler
 	call    *circuit.Call  // nil when no breaker asks how it went
 	permit  *permit.Permit // nil when it needs none
+	slot    quota.Answer   // of its rate limit, when that admitted it
 }
 
 // verdict says how a delivery is settled, and why.
@@ -199,6 +201,11 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 			return nil, v
 		}
 	}
+	if k.limiting != nil {
+		if v, ok := l.turn(d, st); !ok {
+			return nil, v
+		}
+	}
 	return handler, verdict{}
 }
 
@@ -253,6 +260,10 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	if !l.lapse(d, start) { // while it was prepared, or on its way
 		l.mu.Unlock()
 		return ErrLeaseLost, true
+	}
+	if r.slot.Admitted && r.slot.Late(start) {
+		l.mu.Unlock()
+		return errLate, true
 	}
 	d.phase, d.slot, d.limit = phaseRunning, s, end
 	s.arm(d, end)
@@ -330,6 +341,9 @@ func invoke(ctx context.Context, h Handler, t *Task) (err error) {
 func (r *run) verdict(l *lane, d *delivery, err error) verdict {
 	if err == nil {
 		return verdict{outcome: done}
+	}
+	if errors.Is(err, errLate) {
+		return verdict{outcome: again, reason: task.Limited, delay: lateDelay}
 	}
 	cause := context.Cause(r.ctx)
 	if errors.Is(cause, ErrTimeLimit) && !errors.Is(err, ErrTimeLimit) {

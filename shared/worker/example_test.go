@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/shared/broker/embed"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/permit"
+	"github.com/droverhq/drover/shared/quota"
+	"github.com/droverhq/drover/shared/ratelimit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
@@ -315,4 +317,50 @@ func ExampleWeight() {
 	// Output:
 	// <nil>
 	// 8 done, never more than two at once: true
+}
+
+// One line holds the tasks of an account to a rate, over all processes.
+func ExampleRateLimit() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)), worker.Serve(worker.Class{Name: task.Default, Slots: 1}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	worker.Handle(w, func(_ context.Context, r Resize) error {
+		fmt.Println("scale " + r.Key)
+		if r.Key == "globex/c.png" {
+			cancel()
+		}
+		return nil
+	}, worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, func(r Resize) string { account, _, _ := strings.Cut(r.Key, "/"); return account }))
+	for _, key := range []string{"acme/a.png", "acme/b.png", "globex/c.png"} {
+		body, err := task.Marshal(Resize{Key: key})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	fmt.Println(w.Run(ctx))
+	for l, err := range quota.List(context.Background(), js, "image") {
+		if l.Busy(time.Now()) {
+			fmt.Println(l.Key, "has tasks in line", err)
+		}
+	}
+	// Output:
+	// scale acme/a.png
+	// scale globex/c.png
+	// <nil>
+	// acme has tasks in line <nil>
 }

@@ -67,6 +67,7 @@ type kind struct {
 	breaking  *breaking  // nil: without breakers
 	capping   *capping   // nil: without caps
 	weight    int        // slots that a run takes; 0: one
+	limiting  *limiting  // nil: without a rate limit
 }
 
 // Handle registers f for the kind of T. A mistake, such as a kind of another

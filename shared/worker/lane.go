@@ -48,7 +48,8 @@ type lane struct {
 	settles sync.WaitGroup // of abandoned attempts, and of acknowledgements without a connection
 	done    chan struct{}  // ends the keeper
 
-	draining atomic.Bool // set once, with mu held
+	waiting  atomic.Int64 // slots that wait for a rate limit
+	draining atomic.Bool  // set once, with mu held
 	mu       sync.Mutex
 	held     deliveries // every delivery that is not settled
 	next     *delivery  // the first of them that waits for a slot; nil when none does

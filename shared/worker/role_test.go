@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	if worker.IsChild() && os.Getenv("DROVER_TEST_ROLE") == "" {
 		os.Exit(imageMain())
 	}
-	natstest.Main(m, map[string]func() int{"worker": workerMain, "caller": callerMain, "isolated": isolatedMain, "stray": strayMain, "capped": cappedMain})
+	natstest.Main(m, map[string]func() int{"worker": workerMain, "caller": callerMain, "isolated": isolatedMain, "stray": strayMain, "capped": cappedMain, "limited": limitedMain})
 }
 
 // Environment of the worker process.

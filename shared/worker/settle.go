@@ -220,7 +220,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 		st.Deaths = min(st.Deaths, l.class.MaxDeliver-1)
 		st.Fail(failed)
 		st.Prev = here
-	case task.PutOff, task.Circuit, task.Cap:
+	case task.PutOff, task.Circuit, task.Cap, task.Limited:
 		st.Prev = here
 	case task.GaveBack:
 	default:

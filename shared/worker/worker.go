@@ -54,6 +54,7 @@ import (
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/permit"
+	"github.com/droverhq/drover/shared/quota"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/telemetry"
 )
@@ -87,6 +88,7 @@ type Worker struct {
 	permits  *permit.Permits   // nil when no kind has a cap
 	capLease time.Duration     // of tests; 0: the default
 	cgroups  *cgroups          // where isolated tasks have one of their own; nil for nowhere
+	quotas   *quota.Quotas     // nil when no kind has a rate limit
 	lanes    []*lane
 	leaked   atomic.Int64
 	stop     context.CancelCauseFunc // ends Run
@@ -198,6 +200,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer endPermits()
+	endLimits, err := w.startLimits()
+	if err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer endLimits()
 
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)
@@ -327,6 +334,9 @@ func (w *Worker) Ready() error {
 		if err := w.permits.Err(); err != nil {
 			return err
 		}
+	}
+	if w.quotas != nil {
+		return w.quotas.Err()
 	}
 	return nil
 }

@@ -87,8 +87,8 @@ var edits = []edit{
 `,
 	},
 	{
-		"shared/worker/settle.go", `	case task.PutOff, task.Circuit, task.Cap:
-`, `	case task.PutOff, task.Circuit, task.Cap:
+		"shared/worker/settle.go", `	case task.PutOff, task.Circuit, task.Cap, task.Limited:
+`, `	case task.PutOff, task.Circuit, task.Cap, task.Limited:
 		if mistaken("put-off burns an attempt") {
 			st.Attempt++
 		}

@@ -120,6 +120,7 @@ func TestKeys(t *testing.T) {
 		"`audit ls`":                audit.Entry{},
 		"`caps`":                    capState{},
 		"`caps`: each of `holders`": semaphore.Holder{},
+		"`limits`":                  limitState{},
 		"`breakers ls`, `breakers open`, `breakers close`": circuit.Entry{},
 		"`streams plan`, `streams apply`":                  streams.Change{},
 		"`keys`":                                           keyring.Key{},

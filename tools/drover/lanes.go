@@ -279,6 +279,9 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 				out = append(out, e.note())
 			}
 		}
+		if n := held.limited[s.Name]; n > 0 && shown {
+			out = append(out, fmt.Sprintf("%s holds back %s at the rate limit: `drover limits` shows it", s.Name, screen.Some(n, "key", "keys")))
+		}
 		if n := dead[s.Name]; n > 0 {
 			out = append(out, fmt.Sprintf("%s of %s died: `drover dead ls --service %s`", screen.Some(n, "task", "tasks"), s.Name, s.Name))
 		}

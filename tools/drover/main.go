@@ -35,6 +35,7 @@ type cli struct {
 	Resume   resumeCmd   `cmd:"" group:"work" help:"End a pause before its time."`
 	Breakers breakersCmd `cmd:"" group:"work" help:"Show, open or close the circuit breakers of destinations."`
 	Caps     capsCmd     `cmd:"" group:"work" help:"Show how many tasks use each resource, and what they may."`
+	Limits   limitsCmd   `cmd:"" group:"work" help:"Show the rate limits that are in use."`
 	Dead     deadCmd     `cmd:"" group:"work" help:"Count, explain, redrive, edit or discard dead letters."`
 	Audit    auditCmd    `cmd:"" group:"work" help:"Show who did what, and why."`
 

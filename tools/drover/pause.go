@@ -172,11 +172,12 @@ type pauses struct {
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
 	full    []capState     // resources that somebody waits for; of lanes as text
+	limited map[string]int // keys whose tasks wait for their rate; of lanes as text
 	ended   []ended        // isolated tasks that went over a limit; of lanes as text
 }
 
-// readPauses reads them when a lane is paused, which destinations are left alone,
-// and what became of isolated tasks.
+// readPauses reads them when a lane is paused, which destinations are left alone and
+// keys held back, and what became of isolated tasks.
 func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []streams.Lane) pauses {
 	ctx, cancel := app.limit(ctx)
 	defer cancel()
@@ -184,6 +185,7 @@ func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []s
 	if !app.JSON {
 		p.alone, p.ended = leftAlone(ctx, js), endedAtLimits(ctx, js)
 		p.full = fullCaps(ctx, js)
+		p.limited = heldBack(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
 		records, err := fleet.Records(ctx, js)

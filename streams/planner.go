@@ -81,6 +81,8 @@ func (p *planner) stream(ctx context.Context, object string, have jetstream.Stre
 		s.copies = want.Replicas
 	case want.Replicas < info.Config.Replicas && want.Replicas == 1:
 		s.Note = "one copy is left: a disk that is lost takes what is stored with it"
+	case becomesFair(info.Config, want):
+		s.Note = "what is stored stays in the lanes without a tenant; tasks with a tenant that come from now on wait for workers that know of partitions: restart those that do not"
 	}
 	var r refusal
 	if len(fixed) > 0 {
@@ -88,7 +90,7 @@ func (p *planner) stream(ctx context.Context, object string, have jetstream.Stre
 	}
 	r.shrink(info, want)
 	r.copies(info, want)
-	if err := r.strands(ctx, have, info.Config.Subjects, want.Subjects); err != nil {
+	if err := r.strands(ctx, have, info.Config, want); err != nil {
 		return fmt.Errorf("%s: %w", object, err)
 	}
 	r.into(&s)
@@ -162,5 +164,18 @@ func (p *planner) consumer(want Consumer, have *jetstream.ConsumerInfo) {
 	}
 	r.lease(have, want)
 	r.into(&s)
+	if makesRoom(have.Config, want.Config) {
+		p.before("stream "+want.Stream, s)
+		return
+	}
 	p.add(s)
+}
+
+// before adds a step that comes before the one of another object, if there is one.
+func (p *planner) before(object string, s step) {
+	i := slices.IndexFunc(p.steps, func(s step) bool { return s.Object == object })
+	if i < 0 {
+		i = len(p.steps)
+	}
+	p.steps = slices.Insert(p.steps, i, s)
 }

@@ -209,7 +209,9 @@ func (w *Worker) watch(ctx context.Context) {
 	if ctx.Err() == nil {
 		wg.Go(func() { w.watchRecycle(ctx) })
 		for _, l := range w.lanes {
-			wg.Go(func() { l.watch(ctx) })
+			for _, s := range l.sources {
+				wg.Go(func() { s.watch(ctx) })
+			}
 		}
 	}
 	<-ctx.Done()
@@ -226,12 +228,12 @@ func (w *Worker) bind(ctx context.Context) error {
 	for i := range w.classes {
 		c := &w.classes[i]
 		if w.pool != RetryPool {
-			if err := w.bindLane(ctx, c, c.Name.Stream(), w.service, c.Slots, liveLane); err != nil {
+			if err := w.bindLane(ctx, c, c.Slots, liveLane, c.Name.Stream(), c.durables(w.service)...); err != nil {
 				return err
 			}
 		}
 		if w.pool != LivePool {
-			if err := w.bindLane(ctx, c, task.RetryStream, c.Name.RetryConsumer(w.service), c.RetrySlots, retryLane); err != nil {
+			if err := w.bindLane(ctx, c, c.RetrySlots, retryLane, task.RetryStream, c.Name.RetryConsumer(w.service)); err != nil {
 				return err
 			}
 		}
@@ -239,20 +241,33 @@ func (w *Worker) bind(ctx context.Context) error {
 	return nil
 }
 
-func (w *Worker) bindLane(ctx context.Context, c *Class, stream, durable string, slots int, pool laneKind) error {
+func (w *Worker) bindLane(ctx context.Context, c *Class, slots int, pool laneKind, stream string, durables ...string) error {
+	var of []*jetstream.ConsumerInfo
+	for _, name := range durables {
+		info, err := w.consumer(ctx, c, stream, name)
+		if err != nil {
+			return err
+		}
+		of = append(of, info)
+	}
+	w.lanes = append(w.lanes, newLane(w, c, pool, slots, of))
+	return nil
+}
+
+// consumer asks for one consumer until the broker says whether there is one.
+func (w *Worker) consumer(ctx context.Context, c *Class, stream, durable string) (*jetstream.ConsumerInfo, error) {
 	for {
 		try, cancel := context.WithTimeout(ctx, tryLimit) // a question that is lost is answered by nobody
 		consumer, err := w.js.Consumer(try, stream, durable)
 		cancel()
 		switch {
 		case err == nil:
-			w.lanes = append(w.lanes, newLane(w, c, pool, slots, consumer.CachedInfo()))
-			return nil
+			return consumer.CachedInfo(), nil
 		case errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
+			return nil, fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
 				durable, stream, ErrNotBound, w.service, c.Name)
 		case ctx.Err() != nil:
-			return fmt.Errorf("bind to %s of %s: %w", durable, stream, broker.Why(ctx, err))
+			return nil, fmt.Errorf("bind to %s of %s: %w", durable, stream, broker.Why(ctx, err))
 		}
 		select { // an election, or a broker that is starting
 		case <-time.After(retryFirst):

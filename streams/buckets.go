@@ -1,9 +1,28 @@
 package streams
 
-import "github.com/nats-io/nats.go/jetstream"
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
 
 // bucketObject is how plans and errors name a bucket of either sort.
 func bucketObject(name string) string { return "bucket " + name }
+
+const markerTTL = time.Minute // how long a watcher that was away can still be told of an expiry
+
+// expiring is a bucket whose keys have a time to live of their own.
+func (f *Fleet) expiring(name, description string, maxBytes int64) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:         name,
+		Description:    description,
+		History:        1,
+		MaxBytes:       maxBytes,
+		LimitMarkerTTL: markerTTL,
+		Storage:        jetstream.FileStorage,
+		Replicas:       f.Replicas,
+	}
+}
 
 // keyValueStream is the stream behind a key-value bucket, as far as we set it.
 // It has to agree with what jetstream.CreateKeyValue makes of b: a test holds that

@@ -63,7 +63,7 @@ func TestCheck(t *testing.T) {
 		{"short ack wait", consumer("TASKS_URGENT", func(c *consumerConfig) { c.AckWait = time.Second }), "consumer TASKS_URGENT/email: ack wait is 1 s, want 20 s"},
 		{"max deliver", consumer("TASKS_URGENT", func(c *consumerConfig) { c.MaxDeliver = 3 }), "max deliver is 3, want 20"},
 		{"no max deliver", consumer("TASKS_URGENT", func(c *consumerConfig) { c.MaxDeliver = -1 }), ""},
-		{"no room", consumer("TASKS_URGENT", func(c *consumerConfig) { c.MaxAckPending = 10 }), "max ack pending is 10, want 640"},
+		{"no room", consumer("TASKS_URGENT", func(c *consumerConfig) { c.MaxAckPending = 10 }), "max ack pending is 10, want 2176"},
 		{"more room", consumer("TASKS_URGENT", func(c *consumerConfig) { c.MaxAckPending = 10_000 }), ""},
 		{"headers only", consumer("TASKS_URGENT", func(c *consumerConfig) { c.HeadersOnly = true }), "headers only is true, want false"},
 		{"filter", consumer("TASKS_URGENT", func(c *consumerConfig) { c.FilterSubject = "tasks.urgent.email.send" }), "filter is tasks.urgent.email.send, want tasks.urgent.email.>"},

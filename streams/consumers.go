@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	pullAhead = 256 // the most that one process holds beyond its slots; package worker
+	pullAhead = 1024 // the most that one process holds beyond its slots; package worker
 
 	// MaxWaiting cannot be changed on a living consumer, and beyond it the broker
 	// drops pulls without a word. An unused place costs nothing, so there are many:

@@ -99,16 +99,16 @@ func TestApplyFleetChange(t *testing.T) {
 			"update consumer RETRY/urgent-email\n    ack wait: 20 s → 40 s",
 		}},
 		{"fewer slots", func(f *streams.Fleet) { f.Classes[0].Slots = 1 }, []string{
-			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 514",
-			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 516",
+			"update consumer TASKS_URGENT/email\n    max ack pending: 2176 → 2050",
+			"update consumer RETRY/urgent-email\n    max ack pending: 2080 → 2052",
 		}},
 		{"slots", func(f *streams.Fleet) { f.Classes[0].Slots = 128 }, []string{
-			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 768",
-			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 576",
+			"update consumer TASKS_URGENT/email\n    max ack pending: 2176 → 2304",
+			"update consumer RETRY/urgent-email\n    max ack pending: 2080 → 2112",
 		}},
 		{"processes", func(f *streams.Fleet) { f.Services[0].Processes = 3 }, []string{
-			"update consumer TASKS_URGENT/email\n    max ack pending: 640 → 1920",
-			"update consumer RETRY/urgent-email\n    max ack pending: 544 → 1632",
+			"update consumer TASKS_URGENT/email\n    max ack pending: 2176 → 6528",
+			"update consumer RETRY/urgent-email\n    max ack pending: 2080 → 6240",
 		}},
 		{"stores", func(f *streams.Fleet) { f.Dead.MaxBytes, f.Bodies.MaxBytes = 16*mib, 32*mib }, []string{
 			"update bucket BODIES\n    max bytes: 8 MiB → 32 MiB",
@@ -239,7 +239,7 @@ func TestApplyMendsDrift(t *testing.T) {
 		{"ack wait", consumer(func(c *consumerConfig) { c.AckWait = time.Minute }), "update consumer TASKS_URGENT/email\n    ack wait: 1 min → 20 s"},
 		{"backoff", consumer(func(c *consumerConfig) { c.BackOff = []time.Duration{20 * time.Second, time.Minute} }), "update consumer TASKS_URGENT/email\n    backoff: true → false"},
 		{"max deliver", consumer(func(c *consumerConfig) { c.MaxDeliver = 3 }), "update consumer TASKS_URGENT/email\n    max deliver: 3 → 20"},
-		{"max ack pending", consumer(func(c *consumerConfig) { c.MaxAckPending = 1 }), "update consumer TASKS_URGENT/email\n    max ack pending: 1 → 640"},
+		{"max ack pending", consumer(func(c *consumerConfig) { c.MaxAckPending = 1 }), "update consumer TASKS_URGENT/email\n    max ack pending: 1 → 2176"},
 		{"headers only", consumer(func(c *consumerConfig) { c.HeadersOnly = true }), "update consumer TASKS_URGENT/email\n    headers only: true → false"},
 		{"inactive threshold", consumer(func(c *consumerConfig) { c.InactiveThreshold = time.Hour }), "update consumer TASKS_URGENT/email\n    inactive threshold: 1 h → none"},
 		{"limits on pulls", consumer(func(c *consumerConfig) { c.MaxRequestBatch = 1 }), "update consumer TASKS_URGENT/email\n    limits on pulls: true → false"},

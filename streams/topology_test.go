@@ -35,7 +35,7 @@ func TestConsumersHaveRoom(t *testing.T) {
 		if c.Retry {
 			slots = class.RetrySlots
 		}
-		if least := 2 * s.Processes * (slots + 256); c.Config.MaxAckPending < least {
+		if least := 2 * s.Processes * (slots + 1024); c.Config.MaxAckPending < least {
 			t.Errorf("%s/%s: max ack pending = %d, want at least %d", c.Stream, c.Config.Durable, c.Config.MaxAckPending, least)
 		}
 		if least := 2 * s.Processes; c.Config.MaxWaiting < least {

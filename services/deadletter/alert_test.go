@@ -19,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/droverhq/drover/services/deadletter"
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 )
@@ -146,7 +147,7 @@ func everywhere(r *receiver, m *mailbox) deadletter.Config {
 	c := quick()
 	c.Gather = 300 * time.Millisecond
 	c.Webhook = deadletter.Webhook{URL: r.url, Secret: secret}
-	c.Mail = deadletter.Mail{To: []string{"ops@example.org", "Ann <ann@example.org>"}, From: "drover@example.com", Addr: m.addr, TLS: deadletter.NoTLS}
+	c.Mail = deadletter.Mail{To: []string{"ops@example.org", "Ann <ann@example.org>"}, From: "drover@example.com", Addr: m.addr, TLS: relay.NoTLS}
 	return c
 }
 
@@ -405,7 +406,7 @@ func TestConfigErrors(t *testing.T) {
 		{"mail without a server", deadletter.Config{Mail: deadletter.Mail{To: []string{"a@b.c"}, From: "a@b.c"}}, "DROVER_SMTP_ADDR"},
 		{"mail without a sender", deadletter.Config{Mail: deadletter.Mail{To: []string{"a@b.c"}, Addr: "h:25"}}, "--smtp-from"},
 		{"mail to nobody", deadletter.Config{Mail: deadletter.Mail{To: []string{"a"}, From: "a@b.c", Addr: "h:25"}}, `--alert-mail-to "a"`},
-		{"password in the clear", deadletter.Config{Mail: deadletter.Mail{To: []string{"a@b.c"}, From: "a@b.c", Addr: "h:25", TLS: deadletter.NoTLS, Username: "u"}}, "must not travel unencrypted"},
+		{"password in the clear", deadletter.Config{Mail: deadletter.Mail{To: []string{"a@b.c"}, From: "a@b.c", Addr: "h:25", TLS: relay.NoTLS, Username: "u"}}, "must not travel unencrypted"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

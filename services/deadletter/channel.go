@@ -18,6 +18,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	gomail "github.com/wneessen/go-mail"
 
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/shared/telemetry"
 )
 
@@ -125,9 +126,12 @@ type mailer struct {
 }
 
 func newMailer(c Mail) (*mailer, error) {
-	host, port, err := c.server()
-	errs := []error{err}
-	m := &mailer{host: host, timeout: 4 * c.Timeout}
+	route, err := relay.Server{Addr: c.Addr, Username: c.Username, Password: c.Password, TLS: c.TLS, CA: c.CA}.Route()
+	var errs []error
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--alert-mail-to: %w", err))
+	}
+	m := &mailer{host: route.Host, options: append(route.Options, gomail.WithTimeout(c.Timeout)), timeout: 4 * c.Timeout}
 	from, err := parseAddress("--smtp-from", c.From)
 	if errs = append(errs, err); err == nil {
 		m.from, m.domain = from.String(), from.Address[strings.LastIndexByte(from.Address, '@')+1:]
@@ -137,23 +141,6 @@ func newMailer(c Mail) (*mailer, error) {
 		if errs = append(errs, err); err == nil {
 			m.to = append(m.to, a.String())
 		}
-	}
-	trust, err := c.trust(host)
-	errs = append(errs, err)
-	m.options = []gomail.Option{gomail.WithPort(port), gomail.WithTLSConfig(trust), gomail.WithTimeout(c.Timeout)}
-	switch c.TLS {
-	case ImplicitTLS:
-		m.options = append(m.options, gomail.WithSSL())
-	case NoTLS:
-		m.options = append(m.options, gomail.WithTLSPolicy(gomail.NoTLS))
-	case StartTLS, "":
-		m.options = append(m.options, gomail.WithTLSPolicy(gomail.TLSMandatory))
-	default:
-		errs = append(errs, fmt.Errorf("--smtp-tls %q: want starttls, tls or none", c.TLS))
-	}
-	if c.Username != "" {
-		m.options = append(m.options, gomail.WithUsername(c.Username), gomail.WithPassword(string(c.Password)),
-			gomail.WithOpportunisticSMTPAuth(gomail.SMTPAuthSCRAMSHA256, gomail.SMTPAuthSCRAMSHA1, gomail.SMTPAuthPlain, gomail.SMTPAuthLogin))
 	}
 	return m, errors.Join(errs...)
 }

@@ -1,18 +1,13 @@
 package deadletter
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/mail"
-	"net/netip"
 	"net/url"
-	"os"
-	"strconv"
 	"time"
 
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/services/internal/secret"
 )
 
@@ -52,16 +47,6 @@ type Webhook struct {
 	Timeout time.Duration `env:"TIMEOUT" default:"10s" help:"Limit for one request."`
 }
 
-// TLSMode says how the connection to the SMTP server is encrypted.
-type TLSMode string
-
-// The three modes. None of them falls back to another.
-const (
-	StartTLS    TLSMode = "starttls" // in clear text first, then encrypted, or not used at all; port 587
-	ImplicitTLS TLSMode = "tls"      // encrypted from the first byte; port 465
-	NoTLS       TLSMode = "none"     // never encrypted: for a server on this machine
-)
-
 // Mail is whom alerts are mailed to, through which server. No To means nobody. The
 // server's variables are those of the email service.
 type Mail struct {
@@ -69,7 +54,7 @@ type Mail struct {
 	Addr     string        `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
 	Username string        `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
 	Password secret.Text   `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment."`
-	TLS      TLSMode       `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
+	TLS      relay.TLSMode `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
 	CA       string        `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
 	From     string        `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender."`
 	Timeout  time.Duration `name:"smtp-timeout" env:"DROVER_SMTP_TIMEOUT" default:"5s" help:"Limit for each step with the server; a mail may take four."`
@@ -133,42 +118,6 @@ func location(raw string) (*url.URL, error) {
 		return nil, errors.New("--alert-webhook-url: want https://HOST/… or http://HOST/…")
 	}
 	return u, nil
-}
-
-// server checks where mail goes, and returns its host and port.
-func (m *Mail) server() (host string, port int, err error) {
-	if m.Addr == "" {
-		return "", 0, errors.New("--alert-mail-to is set and no server is: set DROVER_SMTP_ADDR to HOST:PORT")
-	}
-	host, p, err := net.SplitHostPort(m.Addr)
-	if err != nil {
-		return "", 0, fmt.Errorf("--smtp-addr: %w", err)
-	}
-	n, err := strconv.ParseUint(p, 10, 16)
-	if err != nil || n == 0 || host == "" {
-		return "", 0, fmt.Errorf("--smtp-addr %q: want HOST:PORT", m.Addr)
-	}
-	ip, _ := netip.ParseAddr(host)
-	if m.TLS == NoTLS && m.Username != "" && host != "localhost" && !ip.IsLoopback() {
-		return "", 0, fmt.Errorf("--smtp-addr %q: a password must not travel unencrypted: set DROVER_SMTP_TLS to starttls or tls", m.Addr)
-	}
-	return host, int(n), nil
-}
-
-func (m *Mail) trust(host string) (*tls.Config, error) {
-	t := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
-	if m.CA == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(m.CA)
-	if err != nil {
-		return nil, fmt.Errorf("--smtp-ca: %w", err)
-	}
-	t.RootCAs = x509.NewCertPool()
-	if !t.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--smtp-ca: %s holds no PEM certificate", m.CA)
-	}
-	return t, nil
 }
 
 func parseAddress(flag, text string) (*mail.Address, error) {

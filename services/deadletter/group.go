@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/deadletter"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/telemetry"
 )
 
@@ -64,24 +65,14 @@ func (r *run) newAlerter(ctx context.Context, kv jetstream.KeyValue) (*alerter, 
 	if err != nil {
 		return nil, fmt.Errorf("read bucket %s: %w", alertsBucket, err)
 	}
-	defer func() { _ = w.Stop() }() // it ends with ctx too
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			if !ok {
-				return nil, fmt.Errorf("read bucket %s: %w", alertsBucket, errors.Join(ctx.Err(), errBroken))
-			}
-			if e == nil { // that was all
-				return a, nil
-			}
-			a.load(e)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read bucket %s: %w", alertsBucket, ctx.Err())
+	for e, err := range stored.Entries(ctx, w) {
+		if err != nil {
+			return nil, fmt.Errorf("read bucket %s: %w", alertsBucket, err)
 		}
+		a.load(e)
 	}
+	return a, nil
 }
-
-var errBroken = errors.New("the broker stopped answering")
 
 // load takes a group from its entry. One that cannot be read counts as new.
 func (a *alerter) load(e jetstream.KeyValueEntry) *group {

@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"sync"
 	"syscall"
 	"testing"
@@ -153,27 +151,14 @@ func watchdogMain() int {
 	if os.Getenv(envCrash) != "" {
 		deadletter.AfterCopy(func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} })
 	}
-	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
-	nc, err := nats.Connect(os.Getenv(envURL))
-	if err != nil {
-		return fail(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fail(err)
-	}
-	w, err := deadletter.New(quick())
-	if err != nil {
-		return fail(err)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	d := deadletter.Deps{JetStream: js, Fleet: fleet(), Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))}
-	if err := w.Run(ctx, d, func(func() error) { fmt.Println("ready") }); err != nil {
-		return fail(err)
-	}
-	return 0
+	return natstest.RunRole(os.Getenv(envURL), func(ctx context.Context, js jetstream.JetStream, ready func()) error {
+		w, err := deadletter.New(quick())
+		if err != nil {
+			return err
+		}
+		d := deadletter.Deps{JetStream: js, Fleet: fleet(), Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))}
+		return w.Run(ctx, d, func(func() error) { ready() })
+	})
 }
 
 // journal is a log that a test can wait on.

@@ -1,40 +1,25 @@
 package email
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/mail"
-	"net/netip"
-	"os"
-	"strconv"
 	"time"
 
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/services/internal/secret"
-)
-
-// TLSMode says how the connection to the SMTP server is encrypted.
-type TLSMode string
-
-// The three modes. None of them falls back to another.
-const (
-	StartTLS    TLSMode = "starttls" // in clear text first, then encrypted, or not used at all; port 587
-	ImplicitTLS TLSMode = "tls"      // encrypted from the first byte; port 465
-	NoTLS       TLSMode = "none"     // never encrypted: for a server on this machine
 )
 
 // Config says through which server mail leaves and whose name it carries. It can
 // be embedded in the command line of a kong program. Addr and From are needed,
 // every other zero value means its default.
 type Config struct {
-	Addr     string      `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
-	Username string      `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
-	Password secret.Text `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment: other users of the machine can read a command line."`
-	TLS      TLSMode     `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
-	CA       string      `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
-	From     string      `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender of mail that names none. Mail that does may use this domain only."`
+	Addr     string        `name:"smtp-addr" env:"DROVER_SMTP_ADDR" placeholder:"HOST:PORT" help:"SMTP server that takes mail in for delivery."`
+	Username string        `name:"smtp-username" env:"DROVER_SMTP_USERNAME" placeholder:"NAME" help:"User to log in as; none means no login."`
+	Password secret.Text   `name:"smtp-password" env:"DROVER_SMTP_PASSWORD" placeholder:"SECRET" help:"Password of that user. Better set in the environment: other users of the machine can read a command line."`
+	TLS      relay.TLSMode `name:"smtp-tls" env:"DROVER_SMTP_TLS" enum:"starttls,tls,none" default:"starttls" help:"Encryption: starttls, tls, or none."`
+	CA       string        `name:"smtp-ca" env:"DROVER_SMTP_CA" placeholder:"FILE" help:"PEM file of the authorities to trust instead of the system's."`
+	From     string        `name:"smtp-from" env:"DROVER_SMTP_FROM" placeholder:"ADDRESS" help:"Sender of mail that names none. Mail that does may use this domain only."`
 
 	// Timeout bounds connecting, with greeting, TLS and login, and then each
 	// reply of the server but the last. 0 means 5 s.
@@ -54,10 +39,9 @@ type Config struct {
 type settings struct {
 	Config
 
-	host string
-	port int
+	relay.Route
+
 	from *mail.Address
-	tls  *tls.Config
 }
 
 // check fills in the defaults, and returns an error that names every mistake.
@@ -82,41 +66,17 @@ func (c Config) check() (settings, error) {
 	if s.MaxIdle < 0 {
 		errs = append(errs, fmt.Errorf("smtp max idle %d is negative", s.MaxIdle))
 	}
-	if s.TLS == "" {
-		s.TLS = StartTLS
-	}
-	if s.TLS != StartTLS && s.TLS != ImplicitTLS && s.TLS != NoTLS {
-		errs = append(errs, fmt.Errorf("smtp tls mode %q: want starttls, tls or none", s.TLS))
-	}
-	errs = append(errs, s.server(), s.sender(), s.trust())
+	var err error
+	s.Route, err = relay.Server{Addr: s.Addr, Username: s.Username, Password: s.Password, TLS: s.TLS, CA: s.CA}.Route()
+	errs = append(errs, err, s.login(), s.sender())
 	return s, errors.Join(errs...)
 }
 
-func (s *settings) server() error {
-	if s.Addr == "" {
-		return errors.New("smtp server is not set: set DROVER_SMTP_ADDR to HOST:PORT")
-	}
-	host, port, err := net.SplitHostPort(s.Addr)
-	if err != nil {
-		return fmt.Errorf("smtp server: %w", err)
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || host == "" {
-		return fmt.Errorf("smtp server %q: want HOST:PORT", s.Addr)
-	}
-	s.host, s.port = host, int(n)
+func (s *settings) login() error {
 	if s.Password != "" && s.Username == "" {
 		return errors.New("smtp password is set and the user name is not: set DROVER_SMTP_USERNAME")
 	}
-	if s.TLS == NoTLS && s.Username != "" && !loopback(host) {
-		return fmt.Errorf("smtp server %q: a password must not travel unencrypted: set DROVER_SMTP_TLS to starttls or tls", s.Addr)
-	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 func (s *settings) sender() error {
@@ -126,22 +86,6 @@ func (s *settings) sender() error {
 	var err error
 	if s.from, err = parseAddress(s.From); err != nil {
 		return fmt.Errorf("smtp sender: %w", err)
-	}
-	return nil
-}
-
-func (s *settings) trust() error {
-	s.tls = &tls.Config{ServerName: s.host, MinVersion: tls.VersionTLS12}
-	if s.CA == "" {
-		return nil
-	}
-	pem, err := os.ReadFile(s.CA)
-	if err != nil {
-		return fmt.Errorf("smtp authorities: %w", err)
-	}
-	s.tls.RootCAs = x509.NewCertPool()
-	if !s.tls.RootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("smtp authorities: %s holds no PEM certificate", s.CA)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/services/email"
+	"github.com/droverhq/drover/services/internal/relay"
 )
 
 func TestConfig(t *testing.T) {
@@ -33,14 +34,14 @@ func TestConfig(t *testing.T) {
 	}{
 		{"defaults", good, nil},
 		{"login over STARTTLS", set(func(c *email.Config) { c.Username, c.Password = "u", "p" }), nil},
-		{"plain login on loopback", set(func(c *email.Config) { c.Addr, c.TLS, c.Username = "[::1]:25", email.NoTLS, "u" }), nil},
+		{"plain login on loopback", set(func(c *email.Config) { c.Addr, c.TLS, c.Username = "[::1]:25", relay.NoTLS, "u" }), nil},
 		{"nothing", email.Config{}, []string{"set DROVER_SMTP_ADDR", "set DROVER_SMTP_FROM"}},
 		{"no port", set(func(c *email.Config) { c.Addr = "mail.example.com" }), []string{"missing port"}},
 		{"no host", set(func(c *email.Config) { c.Addr = ":25" }), []string{"HOST:PORT"}},
 		{"bad port", set(func(c *email.Config) { c.Addr = "a:0" }), []string{"HOST:PORT"}},
 		{"bad sender", set(func(c *email.Config) { c.From = "nobody" }), []string{"smtp sender: address"}},
 		{"bad mode", set(func(c *email.Config) { c.TLS = "ssl" }), []string{`smtp tls mode "ssl"`}},
-		{"plain login", set(func(c *email.Config) { c.TLS, c.Username, c.Password = email.NoTLS, "u", "hunter2" }), []string{"must not travel unencrypted"}},
+		{"plain login", set(func(c *email.Config) { c.TLS, c.Username, c.Password = relay.NoTLS, "u", "hunter2" }), []string{"must not travel unencrypted"}},
 		{"password alone", set(func(c *email.Config) { c.Password = "hunter2" }), []string{"DROVER_SMTP_USERNAME"}},
 		{"no such file", set(func(c *email.Config) { c.CA = "/nonexistent/ca.pem" }), []string{"smtp authorities"}},
 		{"no certificate in it", set(func(c *email.Config) { c.CA = empty }), []string{"no PEM certificate"}},
@@ -85,7 +86,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := email.Config{
-		Addr: "mail.example.com:465", Username: "u", Password: "hunter2", TLS: email.ImplicitTLS, CA: "ca.pem", From: "a@example.com",
+		Addr: "mail.example.com:465", Username: "u", Password: "hunter2", TLS: relay.ImplicitTLS, CA: "ca.pem", From: "a@example.com",
 		Timeout: 5 * time.Second, DataTimeout: 30 * time.Second, Idle: 30 * time.Second, MaxIdle: 32,
 	}
 	if diff := cmp.Diff(want, cli.Config); diff != "" {

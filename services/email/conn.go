@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/textproto"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	gomail "github.com/wneessen/go-mail"
 	"github.com/wneessen/go-mail/smtp"
 
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/shared/retry"
 )
 
@@ -38,13 +40,16 @@ func (s *settings) connect(ctx context.Context) (*conn, error) {
 			return nil, err
 		}
 		stop = context.AfterFunc(ctx, c.abort) // the client looks at its context while it dials, and no longer
-		if s.TLS != ImplicitTLS {
+		if s.TLS != relay.ImplicitTLS {
 			return c.raw, nil
 		}
-		t := tls.Client(c.raw, s.tls)
+		t := tls.Client(c.raw, s.Trust)
 		return t, t.HandshakeContext(dialing)
 	}
-	client, err := gomail.NewClient(s.host, append(s.options(), gomail.WithDialContextFunc(dial))...)
+	options := append(slices.Clone(s.Options),
+		gomail.WithTimeout(2*s.Timeout), // the context ends sooner, and says why
+		gomail.WithDialContextFunc(dial))
+	client, err := gomail.NewClient(s.Host, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -62,27 +67,6 @@ func (s *settings) connect(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return c, nil
-}
-
-func (s *settings) options() []gomail.Option {
-	opts := []gomail.Option{
-		gomail.WithPort(s.port),
-		gomail.WithTLSConfig(s.tls),
-		gomail.WithTimeout(2 * s.Timeout), // the context ends sooner, and says why
-	}
-	switch s.TLS {
-	case ImplicitTLS:
-		opts = append(opts, gomail.WithSSL())
-	case NoTLS:
-		opts = append(opts, gomail.WithTLSPolicy(gomail.NoTLS))
-	case StartTLS:
-		opts = append(opts, gomail.WithTLSPolicy(gomail.TLSMandatory))
-	}
-	if s.Username != "" {
-		opts = append(opts, gomail.WithUsername(s.Username), gomail.WithPassword(string(s.Password)),
-			gomail.WithOpportunisticSMTPAuth(gomail.SMTPAuthSCRAMSHA256, gomail.SMTPAuthSCRAMSHA1, gomail.SMTPAuthPlain, gomail.SMTPAuthLogin))
-	}
-	return opts
 }
 
 // transact hands m over. begun reports whether the server was given any of the

@@ -13,7 +13,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
-	"github.com/droverhq/drover/services/email"
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/services/internal/secret"
 	"github.com/droverhq/drover/shared/retry"
 )
@@ -32,25 +32,25 @@ func TestTLS(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		domain string // implicit: encrypted from the first byte; plain: never; else after STARTTLS
-		mode   email.TLSMode
+		mode   relay.TLSMode
 		ca     string
 		user   string
 		pass   secret.Text
 		want   string // in the error; "" for none
 	}{
-		{name: "starttls", mode: email.StartTLS, ca: ca},
+		{name: "starttls", mode: relay.StartTLS, ca: ca},
 		{name: "starttls is the default", ca: ca},
-		{name: "starttls and login", mode: email.StartTLS, ca: ca, user: "drover", pass: "correct horse"},
-		{name: "starttls, wrong password", mode: email.StartTLS, ca: ca, user: "drover", pass: "battery staple", want: "SMTP AUTH failed: 535"},
-		{name: "starttls, unknown authority", mode: email.StartTLS, want: "certificate signed by unknown authority"},
-		{name: "starttls, other authority", mode: email.StartTLS, ca: otherCA, want: "certificate"},
-		{name: "starttls not offered", mode: email.StartTLS, domain: "plain", ca: ca, want: "does not support STARTTLS"},
-		{name: "tls", mode: email.ImplicitTLS, domain: "implicit", ca: ca},
-		{name: "tls and login", mode: email.ImplicitTLS, domain: "implicit", ca: ca, user: "drover", pass: "correct horse"},
-		{name: "tls, unknown authority", mode: email.ImplicitTLS, domain: "implicit", want: "certificate signed by unknown authority"},
-		{name: "tls to a plain server", mode: email.ImplicitTLS, domain: "plain", ca: ca, want: "first record does not look like a TLS handshake"},
-		{name: "plain and login on loopback", mode: email.NoTLS, domain: "plain", user: "drover", pass: "correct horse"},
-		{name: "plain, wrong user", mode: email.NoTLS, domain: "plain", user: "horse", pass: "correct horse", want: "535"},
+		{name: "starttls and login", mode: relay.StartTLS, ca: ca, user: "drover", pass: "correct horse"},
+		{name: "starttls, wrong password", mode: relay.StartTLS, ca: ca, user: "drover", pass: "battery staple", want: "SMTP AUTH failed: 535"},
+		{name: "starttls, unknown authority", mode: relay.StartTLS, want: "certificate signed by unknown authority"},
+		{name: "starttls, other authority", mode: relay.StartTLS, ca: otherCA, want: "certificate"},
+		{name: "starttls not offered", mode: relay.StartTLS, domain: "plain", ca: ca, want: "does not support STARTTLS"},
+		{name: "tls", mode: relay.ImplicitTLS, domain: "implicit", ca: ca},
+		{name: "tls and login", mode: relay.ImplicitTLS, domain: "implicit", ca: ca, user: "drover", pass: "correct horse"},
+		{name: "tls, unknown authority", mode: relay.ImplicitTLS, domain: "implicit", want: "certificate signed by unknown authority"},
+		{name: "tls to a plain server", mode: relay.ImplicitTLS, domain: "plain", ca: ca, want: "first record does not look like a TLS handshake"},
+		{name: "plain and login on loopback", mode: relay.NoTLS, domain: "plain", user: "drover", pass: "correct horse"},
+		{name: "plain, wrong user", mode: relay.NoTLS, domain: "plain", user: "horse", pass: "correct horse", want: "535"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -122,19 +122,19 @@ func TestHang(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		say  string
-		mode email.TLSMode
+		mode relay.TLSMode
 		want string
 	}{
-		{name: "no greeting", mode: email.NoTLS, want: "connect: server does not answer within 250ms"},
-		{name: "half a greeting", say: "220", mode: email.NoTLS, want: "connect: server does not answer within 250ms"},
-		{name: "no answer to ehlo", say: greet, mode: email.NoTLS, want: "connect: server does not answer within 250ms"},
-		{name: "no tls handshake", mode: email.ImplicitTLS, want: "connect: server does not answer within 250ms"},
-		{name: "no answer to starttls", say: greet + "250-test\r\n250 STARTTLS\r\n", mode: email.StartTLS, want: "connect: server does not answer within 250ms"},
-		{name: "no handshake after starttls", say: greet + "250-test\r\n250 STARTTLS\r\n220 go\r\n", mode: email.StartTLS, want: "connect: server does not answer within 250ms"},
-		{name: "no answer to the sender", say: greet + ehlo, mode: email.NoTLS, want: "sender noreply@example.com: server does not answer"},
-		{name: "no answer to a recipient", say: greet + ehlo + yes, mode: email.NoTLS, want: "recipient ann@example.org: server does not answer"},
-		{name: "no answer to data", say: greet + ehlo + yes + yes, mode: email.NoTLS, want: "begin message: server does not answer"},
-		{name: "no answer to the message", say: greet + ehlo + yes + yes + goOn, mode: email.NoTLS, want: "end message: server does not answer"},
+		{name: "no greeting", mode: relay.NoTLS, want: "connect: server does not answer within 250ms"},
+		{name: "half a greeting", say: "220", mode: relay.NoTLS, want: "connect: server does not answer within 250ms"},
+		{name: "no answer to ehlo", say: greet, mode: relay.NoTLS, want: "connect: server does not answer within 250ms"},
+		{name: "no tls handshake", mode: relay.ImplicitTLS, want: "connect: server does not answer within 250ms"},
+		{name: "no answer to starttls", say: greet + "250-test\r\n250 STARTTLS\r\n", mode: relay.StartTLS, want: "connect: server does not answer within 250ms"},
+		{name: "no handshake after starttls", say: greet + "250-test\r\n250 STARTTLS\r\n220 go\r\n", mode: relay.StartTLS, want: "connect: server does not answer within 250ms"},
+		{name: "no answer to the sender", say: greet + ehlo, mode: relay.NoTLS, want: "sender noreply@example.com: server does not answer"},
+		{name: "no answer to a recipient", say: greet + ehlo + yes, mode: relay.NoTLS, want: "recipient ann@example.org: server does not answer"},
+		{name: "no answer to data", say: greet + ehlo + yes + yes, mode: relay.NoTLS, want: "begin message: server does not answer"},
+		{name: "no answer to the message", say: greet + ehlo + yes + yes + goOn, mode: relay.NoTLS, want: "end message: server does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/droverhq/drover/services/email"
+	"github.com/droverhq/drover/services/internal/relay"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -178,7 +179,7 @@ func reply(code int, text string) error {
 
 // config is what most tests send with.
 func config(addr string) email.Config {
-	return email.Config{Addr: addr, TLS: email.NoTLS, From: "Drover <noreply@example.com>", Timeout: 5 * time.Second}
+	return email.Config{Addr: addr, TLS: relay.NoTLS, From: "Drover <noreply@example.com>", Timeout: 5 * time.Second}
 }
 
 func open(tb testing.TB, c email.Config) *email.Sender {

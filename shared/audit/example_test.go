@@ -2,40 +2,20 @@ package audit_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/audit"
-	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/shared/natstest"
 )
 
-// exampleBroker is an embedded broker with an empty trail, and how to end it.
+// exampleBroker is a broker with an empty trail, and how to end it.
 func exampleBroker() (jetstream.JetStream, func(), error) {
-	dir, err := os.MkdirTemp("", "drover")
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := embed.Start(embed.Config{Dir: dir, Port: -1})
-	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	js, err := broker.Connect(context.Background(), broker.Options{URL: b.URL()})
-	if err == nil {
-		_, err = js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "AUDIT", Subjects: []string{"audit.>"}})
-	}
-	if err != nil {
-		b.Shutdown()
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return js, func() {
-		js.Conn().Close()
-		b.Shutdown()
-		_ = os.RemoveAll(dir)
-	}, nil
+	return natstest.Example(func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "AUDIT", Subjects: []string{"audit.>"}})
+		return err
+	})
 }
 
 func ExampleRecord() {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,4 +19,19 @@ func API(js jetstream.JetStream, function string) string {
 		return strings.TrimSuffix(o.APIPrefix, ".") + "." + function
 	}
 	return jetstream.DefaultAPIPrefix + function
+}
+
+// DecodeAPI decodes the answer of a function of JetStream's API into out. An answer
+// that is a refusal is returned as a *jetstream.APIError.
+func DecodeAPI(answer []byte, out any) error {
+	var failed struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(answer, &failed); err != nil {
+		return fmt.Errorf("the broker's answer: %w", err)
+	}
+	if failed.Error != nil {
+		return failed.Error
+	}
+	return json.Unmarshal(answer, out)
 }

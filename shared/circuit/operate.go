@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -39,23 +40,17 @@ func List(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2
 			yield(Entry{}, err)
 			return
 		}
-		defer func() { _ = w.Stop() }() // the connection is closed: then so is this
-		for {
-			select {
-			case e, ok := <-w.Updates():
-				if !ok || e == nil { // nil comes after the last one
-					return
-				}
-				if e.Operation() != jetstream.KeyValuePut {
-					continue
-				}
-				r, err := decode(e)
-				of, _, _ := strings.Cut(e.Key(), ".")
-				if !yield(Entry{of, r}, err) {
-					return
-				}
-			case <-ctx.Done():
-				yield(Entry{}, context.Cause(ctx))
+		for e, err := range stored.Entries(ctx, w) {
+			switch {
+			case err != nil:
+				yield(Entry{}, err)
+				return
+			case e.Operation() != jetstream.KeyValuePut:
+				continue
+			}
+			r, err := decode(e)
+			of, _, _ := strings.Cut(e.Key(), ".")
+			if !yield(Entry{of, r}, err) {
 				return
 			}
 		}

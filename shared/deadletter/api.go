@@ -38,17 +38,7 @@ func repeat(ctx context.Context, f func(context.Context) error) error {
 // again waits after the nth try in a row that came to nothing, and reports whether
 // there is to be another one. It does not wait when err says that none can help.
 func again(ctx context.Context, n int, err error) bool {
-	if n == tries || !transient(err) || ctx.Err() != nil {
-		return false
-	}
-	t := time.NewTimer(pause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return n < tries && transient(err) && sleep(ctx, pause) == nil
 }
 
 var errNoAnswer = errors.New("the broker does not answer")

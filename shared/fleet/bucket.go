@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/stored"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -120,23 +121,16 @@ func entries[T any](ctx context.Context, js jetstream.JetStream, filter string) 
 			yield(none, err)
 			return
 		}
-		defer func() { _ = watch.Stop() }() // the connection is closed: then so is this
-		for {
-			select {
-			case e, ok := <-watch.Updates():
-				if !ok || e == nil { // nil comes after the last one
-					return
-				}
-				var v T
-				err := json.Unmarshal(e.Value(), &v)
-				if err != nil {
-					err = fmt.Errorf("read %s of bucket %s: %w", e.Key(), task.FleetBucket, err)
-				}
-				if !yield(v, err) {
-					return
-				}
-			case <-ctx.Done():
-				yield(none, context.Cause(ctx))
+		for e, err := range stored.Entries(ctx, watch) {
+			if err != nil {
+				yield(none, err)
+				return
+			}
+			var v T
+			if err = json.Unmarshal(e.Value(), &v); err != nil {
+				err = fmt.Errorf("read %s of bucket %s: %w", e.Key(), task.FleetBucket, err)
+			}
+			if !yield(v, err) {
 				return
 			}
 		}

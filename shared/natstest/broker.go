@@ -96,16 +96,25 @@ func (b *Broker) Connect(tb testing.TB) jetstream.JetStream {
 // which it goes from there, is random. It is closed when tb ends.
 func Connect(tb testing.TB, url string) jetstream.JetStream {
 	tb.Helper()
+	js, err := dial(url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(js.Conn().Close)
+	return js
+}
+
+func dial(url string) (jetstream.JetStream, error) {
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
 	if err != nil {
-		tb.Fatalf("connect to %s: %v", url, err)
+		return nil, fmt.Errorf("connect to %s: %w", url, err)
 	}
-	tb.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	if err != nil {
-		tb.Fatalf("connect to %s: %v", url, err)
+		nc.Close()
+		return nil, fmt.Errorf("connect to %s: %w", url, err)
 	}
-	return js
+	return js, nil
 }
 
 // brokerMain is the body of a broker's process.
@@ -130,9 +139,9 @@ func brokerMain() int {
 	if a := s.MonitorAddr(); a != nil {
 		monitor = "http://" + a.String()
 	}
-	fmt.Println("ready", s.ClientURL(), monitor) //nolint:forbidigo // it is the protocol of Spawn
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) // before "ready": a signal may follow it at once
 	defer stop()
+	fmt.Println("ready", s.ClientURL(), monitor) //nolint:forbidigo // it is the protocol of Spawn
 	<-ctx.Done()
 	s.Shutdown()
 	s.WaitForShutdown()

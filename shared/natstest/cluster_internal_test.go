@@ -1,10 +1,8 @@
 package natstest
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -34,7 +32,7 @@ func routes(tb testing.TB, c *Cluster, i int) []string {
 func between(c *Cluster, i int) (n int) {
 	for j := range c.Nodes {
 		if i != j {
-			n += c.links[i][j].count() + c.links[j][i].count()
+			n += c.links[i][j].total() + c.links[j][i].total()
 		}
 	}
 	return n
@@ -125,88 +123,4 @@ func TestCutCuts(t *testing.T) {
 	c.Mend(away)
 	c.Wait(t)
 	until(t, 10*time.Second, "a message is stored through the node that was in a black hole", stores)
-}
-
-// echo answers with what it is told, and returns its address.
-func echo(tb testing.TB) string {
-	tb.Helper()
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-		}
-	}()
-	return l.Addr().String()
-}
-
-func TestProxy(t *testing.T) {
-	t.Parallel()
-	p := newProxy(t, echo(t))
-	dial := func() net.Conn {
-		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.addr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
-	}
-	// say sends text, if any, and returns what comes back within the limit.
-	say := func(c net.Conn, text string, limit time.Duration) (string, error) {
-		if _, err := io.WriteString(c, text); err != nil {
-			return "", err
-		}
-		if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 16)
-		n, err := c.Read(buf)
-		return string(bytes.TrimSpace(buf[:n])), err
-	}
-	const long, short = 5 * time.Second, 50 * time.Millisecond
-
-	c := dial()
-	if got, err := say(c, "one", long); got != "one" || err != nil {
-		t.Errorf("through the proxy: %q, %v, want one", got, err)
-	}
-	p.set(held)
-	late := dial()
-	for name, c := range map[string]net.Conn{"an old": c, "a new": late} {
-		if got, err := say(c, "two", short); got != "" || !isTimeout(err) {
-			t.Errorf("%s connection through a black hole: %q, %v, want nothing and no end", name, got, err)
-		}
-	}
-	p.set(passes)
-	for name, c := range map[string]net.Conn{"an old": c, "a new": late} {
-		if got, err := say(c, "", long); got != "two" || err != nil {
-			t.Errorf("%s connection after the black hole: %q, %v, want what was held", name, got, err)
-		}
-	}
-	p.set(refused)
-	for name, c := range map[string]net.Conn{"an old": c, "a new": dial()} {
-		if got, err := say(c, "", long); got != "" || err == nil || isTimeout(err) {
-			t.Errorf("%s connection that is cut: %q, %v, want its end", name, got, err)
-		}
-	}
-	p.set(passes)
-	if got, err := say(dial(), "three", long); got != "three" || err != nil {
-		t.Errorf("after the cut: %q, %v, want three", got, err)
-	}
-	p.set(held)
-	if got, err := say(dial(), "four", short); got != "" || !isTimeout(err) {
-		t.Errorf("in the second black hole: %q, %v, want nothing", got, err)
-	}
-	// The end of the test closes what is held.
-}
-
-func isTimeout(err error) bool {
-	ne, ok := err.(net.Error) //nolint:errorlint // what net.Conn returns
-	return ok && ne.Timeout()
 }

@@ -3,10 +3,12 @@ package natstest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const roleEnv = "DROVER_TEST_ROLE"
@@ -35,6 +39,25 @@ func Main(m *testing.M, roles map[string]func() int) {
 		os.Exit(2)
 	}
 	os.Exit(f())
+}
+
+// RunRole is the body of a role that works on the broker at url: it calls f with a
+// connection as [Connect] makes it, and a context that SIGTERM ends. f calls ready
+// once the test may go on. RunRole returns the exit code: 1 when something went wrong,
+// which is on stderr then.
+func RunRole(url string, f func(ctx context.Context, js jetstream.JetStream, ready func()) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	js, err := dial(url)
+	if err == nil {
+		defer js.Conn().Close()
+		err = f(ctx, js, func() { fmt.Println("ready") }) //nolint:forbidigo // it is the protocol of Spawn
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // Process is a child process of a test. Its methods are not safe for concurrent
@@ -125,36 +148,43 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Pause stops the process where it is (SIGSTOP), as a machine that swaps or is
 // suspended does: its connections stay open and it answers nothing. It returns when
-// all its threads stand still, which the signal alone only asks for. Kill works on a
-// paused process too.
+// the process stands still, as [WaitStopped] does. Kill works on a paused process too.
 func (p *Process) Pause() {
 	p.tb.Helper()
 	p.Signal(syscall.SIGSTOP)
+	WaitStopped(p.tb, p.PID())
+}
+
+// WaitStopped waits until all threads of a process that was sent SIGSTOP stand still,
+// which the signal only asks for. It returns at once when the process has ended, and
+// fails tb after 30 s.
+func WaitStopped(tb testing.TB, pid int) {
+	tb.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(processLimit); ; <-tick.C {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if err != nil {
-			p.tb.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !slices.ContainsFunc(threads, moves) {
 			return
 		}
 		if time.Now().After(deadline) {
-			p.tb.Fatalf("process %d is not stopped after %v", p.PID(), processLimit)
+			tb.Fatalf("process %d is not stopped after %v", pid, processLimit)
 		}
 	}
 }
 
-// moves reports whether the thread of a stat file is not stopped: proc_pid_stat(5),
-// its third field, after a name in parentheses. One that has ended is gone.
+// moves reports whether the thread of a stat file is neither stopped nor gone:
+// proc_pid_stat(5), its third field, after a name in parentheses.
 func moves(stat string) bool {
 	text, err := os.ReadFile(stat)
 	if err != nil {
 		return false
 	}
 	_, state, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
-	return len(state) > 0 && state[0] != 'T' && state[0] != 'Z'
+	return len(state) > 0 && bytes.IndexByte([]byte("TtZX"), state[0]) < 0
 }
 
 // Resume lets a paused process go on (SIGCONT); it does nothing to one that runs.

@@ -1,10 +1,12 @@
 package natstest
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // traffic is what a proxy does with bytes.
@@ -16,10 +18,11 @@ const (
 	refused         // connections are closed, and new ones too
 )
 
-// proxy is a TCP listener on loopback that hands each connection on to target.
+// proxy is a TCP listener on loopback that hands each connection on to the next of
+// its targets that takes it.
 type proxy struct {
 	l       net.Listener
-	target  string // host:port
+	targets []string // host:port
 	running sync.WaitGroup
 
 	mu     sync.Mutex
@@ -27,17 +30,26 @@ type proxy struct {
 	open   chan struct{} // closed while traffic is not held
 	conns  map[net.Conn]chan struct{}
 	ended  bool
-	passed int // bytes handed on
+	passed int   // bytes handed on
+	next   int   // target
+	wire   *wire // nil: none
+}
+
+// wire is tripped once, when the side that dials says text.
+type wire struct {
+	text []byte
+	cuts bool          // nothing passes after text
+	seen chan struct{} // closed once text was handed on
 }
 
 // newProxy returns a proxy that ends with tb.
-func newProxy(tb testing.TB, target string) *proxy {
+func newProxy(tb testing.TB, targets ...string) *proxy {
 	tb.Helper()
 	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("listen for a proxy: %v", err)
 	}
-	p := &proxy{l: l, target: target, open: make(chan struct{}), conns: map[net.Conn]chan struct{}{}}
+	p := &proxy{l: l, targets: targets, open: make(chan struct{}), conns: map[net.Conn]chan struct{}{}}
 	close(p.open)
 	p.running.Go(p.accept)
 	tb.Cleanup(p.end)
@@ -72,14 +84,14 @@ func (p *proxy) keep(c net.Conn) <-chan struct{} {
 	return gone
 }
 
-// serve joins c and the target until one of them, or the proxy, closes.
+// serve joins c and a target until one of them, or the proxy, closes.
 func (p *proxy) serve(c net.Conn, gone <-chan struct{}) {
 	defer p.drop(c)
 	if !p.pass(gone) { // while traffic is held the target hears of nobody
 		return
 	}
-	t, err := new(net.Dialer).Dial("tcp", p.target) // loopback: it answers or refuses at once
-	if err != nil {
+	t := p.dial()
+	if t == nil {
 		return
 	}
 	tgone := p.keep(t)
@@ -89,16 +101,30 @@ func (p *proxy) serve(c net.Conn, gone <-chan struct{}) {
 	defer p.drop(t)
 	var back sync.WaitGroup
 	back.Go(func() {
-		p.pump(c, t, gone)
+		p.pump(c, t, gone, func([]byte) *wire { return nil })
 		p.drop(c)
 	})
-	p.pump(t, c, tgone)
+	p.pump(t, c, tgone, p.trip)
 	p.drop(t)
 	back.Wait()
 }
 
+// dial returns a connection to the next target that takes it, or nil.
+func (p *proxy) dial() net.Conn {
+	for range p.targets {
+		p.mu.Lock()
+		at := p.targets[p.next%len(p.targets)]
+		p.next++
+		p.mu.Unlock()
+		if c, err := (&net.Dialer{Timeout: time.Second}).Dial("tcp", at); err == nil { // loopback: it answers or refuses at once
+			return c
+		}
+	}
+	return nil
+}
+
 // pump hands on what src says, until it or dst closes.
-func (p *proxy) pump(dst io.Writer, src io.Reader, gone <-chan struct{}) {
+func (p *proxy) pump(dst io.Writer, src io.Reader, gone <-chan struct{}, trip func([]byte) *wire) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
@@ -106,12 +132,11 @@ func (p *proxy) pump(dst io.Writer, src io.Reader, gone <-chan struct{}) {
 			if !p.pass(gone) {
 				return
 			}
+			w := trip(buf[:n])
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return
 			}
-			p.mu.Lock()
-			p.passed += n
-			p.mu.Unlock()
+			p.count(n, w)
 		}
 		if err != nil {
 			return
@@ -119,11 +144,45 @@ func (p *proxy) pump(dst io.Writer, src io.Reader, gone <-chan struct{}) {
 	}
 }
 
-// pass waits until traffic passes; false means that the connection was dropped.
+// trip returns the wire that b trips, if it does. Nothing of an answer to b passes
+// one that cuts: that is so before b is handed on.
+func (p *proxy) trip(b []byte) *wire {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.wire
+	if w == nil || !bytes.Contains(b, w.text) {
+		return nil
+	}
+	p.wire = nil
+	if w.cuts {
+		p.state = refused
+	}
+	return w
+}
+
+// count counts bytes that were handed on, and with them what tripped w.
+func (p *proxy) count(n int, w *wire) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.passed += n
+	if w == nil {
+		return
+	}
+	close(w.seen)
+	if w.cuts {
+		p.dropAll()
+	}
+}
+
+// pass waits until traffic passes; false means that the connection was dropped, or
+// is about to be.
 func (p *proxy) pass(gone <-chan struct{}) bool {
 	p.mu.Lock()
-	open := p.open
+	open, cut := p.open, p.state == refused
 	p.mu.Unlock()
+	if cut {
+		return false
+	}
 	select {
 	case <-open:
 		return true
@@ -171,8 +230,16 @@ func (p *proxy) dropAll() {
 	}
 }
 
-// count returns how many bytes were handed on.
-func (p *proxy) count() int {
+// when has the next wire tripped by text; it replaces another.
+func (p *proxy) when(text string, cuts bool) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wire = &wire{[]byte(text), cuts, make(chan struct{})}
+	return p.wire.seen
+}
+
+// total returns how many bytes were handed on.
+func (p *proxy) total() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.passed

@@ -98,20 +98,14 @@ func call(ctx context.Context, js jetstream.JetStream, function string, req, res
 	if err != nil {
 		return why(ctx, err)
 	}
-	var failed struct {
-		Error *jetstream.APIError `json:"error"`
+	err = broker.DecodeAPI(m.Data, resp)
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch e.ErrorCode {
+		case jetstream.JSErrCodeMessageNotFound:
+			return ErrGone
+		case jetstream.JSErrCodeStreamNotFound:
+			return ErrNoStream
+		}
 	}
-	if err := json.Unmarshal(m.Data, &failed); err != nil {
-		return fmt.Errorf("the broker's answer: %w", err)
-	}
-	switch e := failed.Error; {
-	case e == nil:
-		return json.Unmarshal(m.Data, resp)
-	case e.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return ErrGone
-	case e.ErrorCode == jetstream.JSErrCodeStreamNotFound:
-		return ErrNoStream
-	default:
-		return e
-	}
+	return err
 }

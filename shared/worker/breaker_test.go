@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,7 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/breaker"
@@ -261,22 +259,13 @@ func TestBreakerWithoutBucket(t *testing.T) {
 }
 
 // callerMain is a worker process whose handler calls an HTTP server.
-func callerMain() int {
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+func callerMain() int { return runRole(newCaller) }
+
+func newCaller(js jetstream.JetStream) (*worker.Worker, error) {
 	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: callerSlots, RetrySlots: callerSlots}),
 		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	worker.Handle(w, func(ctx context.Context, n note) error {
 		info, _ := task.FromContext(ctx)
@@ -295,14 +284,7 @@ func callerMain() int {
 		}
 		return nil
 	}, worker.Breaker(callerPolicy, host), worker.Retry(retry.Policy{Base: time.Second, Cap: time.Second}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	fmt.Println("ready")
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return w, nil
 }
 
 const callerSlots = 4

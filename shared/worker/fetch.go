@@ -17,7 +17,7 @@ const (
 	pullExpiry    = 2 * time.Second        // so a drain waits for at most that, and a lost pull heals
 	pullHeartbeat = time.Second            // the broker allows at most half the expiry
 	pullPause     = 250 * time.Millisecond // after a refusal
-	maxAhead      = 256
+	maxAhead      = 1024
 	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
 )
 

@@ -49,17 +49,11 @@ const (
 // is not.
 func isolatedMain() int {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	return runRole(newIsolated)
+}
+
+func newIsolated(js jetstream.JetStream) (*worker.Worker, error) {
 	l := ledger(os.Getenv(envLedger))
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	drain, err := time.ParseDuration(os.Getenv(envDrain))
 	if err != nil {
 		drain = 10 * time.Second
@@ -67,8 +61,7 @@ func isolatedMain() int {
 	slots, _ := strconv.Atoi(os.Getenv(envSlots)) // 0 without: the default
 	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots}), worker.DrainLimit(drain), worker.Grace(2*time.Second), worker.TracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spanLedger{l}))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	twice := worker.Retry(retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2})
 	limits := []worker.IsolationLimit{worker.CPUTime(time.Second), worker.TempSpace(8 << 20)}
@@ -79,31 +72,7 @@ func isolatedMain() int {
 	worker.Handle(w, func(ctx context.Context, n alone) error { return l.task(ctx, note(n)) }, twice, worker.Isolated(limits...))
 	worker.Handle(w, func(ctx context.Context, n hasty) error { return l.task(ctx, note(n)) },
 		worker.Isolated(), worker.Timeout(3*time.Second), worker.Retry(retry.Policy{Attempts: 1}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	switch {
-	case !worker.IsChild():
-		fmt.Println("ready")
-	case os.Getenv(envBadChild) != "":
-		return 5
-	}
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-// write adds an event. One write of one short line: atomic with O_APPEND, and it
-// outlives SIGKILL.
-func (l ledger) write(what, id string, pid, attempt int) {
-	f, err := os.OpenFile(string(l), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	defer f.Close()
-	fmt.Fprintf(f, "%s %s %d %d %d\n", what, id, pid, attempt, time.Now().UnixMicro())
+	return w, nil
 }
 
 // task does what its text says.

@@ -74,7 +74,7 @@ type lane struct {
 
 // acksSize is more than a lane holds: it asks for at most slots + maxAhead, and only
 // pulls that were given up and answered all the same can bring more.
-const acksSize = 8 * maxAhead
+const acksSize = 4 * maxAhead
 
 // newLane makes the lane of these consumers, of which there is at least one.
 func newLane(w *Worker, c *Class, kind laneKind, slots int, of []*jetstream.ConsumerInfo) *lane {

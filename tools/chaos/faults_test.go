@@ -2,17 +2,14 @@ package chaos_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/tools/chaos"
 )
@@ -116,31 +113,11 @@ func (f *fleet) stopWorker(m *member) *victim {
 	}
 }
 
-// freeze stops a process and returns when all its threads stand still: the signal
-// only asks for that.
+// freeze stops a process where it is.
 func (f *fleet) freeze(pid int) {
 	f.tb.Helper()
 	_ = syscall.Kill(pid, syscall.SIGSTOP) // a task may have killed it
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		if err != nil {
-			f.tb.Fatal(err)
-		}
-		if !slices.ContainsFunc(threads, runs) {
-			return
-		}
-	}
-	f.tb.Errorf("process %d does not stop", pid)
-}
-
-// runs reports whether a thread, by its stat file, is neither stopped nor gone.
-func runs(stat string) bool {
-	b, err := os.ReadFile(stat)
-	if err != nil {
-		return false
-	}
-	_, state, _ := strings.Cut(string(b), ") ") // after the name, which is in brackets
-	return state != "" && !strings.ContainsAny(state[:1], "TtZX")
+	natstest.WaitStopped(f.tb, pid)
 }
 
 func (f *fleet) termWorker(m *member) *victim {
@@ -152,7 +129,7 @@ func (f *fleet) cutWorker(m *member) *victim {
 }
 
 func (f *fleet) holeWorker(m *member) *victim {
-	return &victim{target: m.name, begin: m.link.Hole, mend: m.link.Mend}
+	return &victim{target: m.name, begin: m.link.BlackHole, mend: m.link.Mend}
 }
 
 func (f *fleet) cutPublish(rng *rand.Rand) *victim {

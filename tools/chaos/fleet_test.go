@@ -41,7 +41,7 @@ type fleet struct {
 // member is one place for a process, which may be filled by one after the other.
 type member struct {
 	name, role string
-	link       *link
+	link       *natstest.Link
 	proc       *natstest.Process
 	away       bool // it is not to be started again now
 }
@@ -134,7 +134,7 @@ func (f *fleet) worker() *member {
 
 func (f *fleet) member(name, role string) *member {
 	f.tb.Helper()
-	m := &member{name: name, role: role, link: newLink(f.tb, f.urls())}
+	m := &member{name: name, role: role, link: natstest.StartLink(f.tb, f.urls()...)}
 	f.start(m)
 	return m
 }
@@ -142,7 +142,7 @@ func (f *fleet) member(name, role string) *member {
 // start fills m's place with a new process, and has its end written down.
 func (f *fleet) start(m *member) {
 	f.tb.Helper()
-	p := natstest.Spawn(f.tb, m.role, envURL+"="+m.link.url(), envDir+"="+f.dir, envProc+"="+m.name, f.setup.env())
+	p := natstest.Spawn(f.tb, m.role, envURL+"="+m.link.URL(), envDir+"="+f.dir, envProc+"="+m.name, f.setup.env())
 	m.proc, m.away = p, false
 	f.write(chaos.Event{What: chaos.Up, Proc: m.name, PID: p.PID()})
 	f.exits.Go(func() { // it ends: whatever is left is killed with the test

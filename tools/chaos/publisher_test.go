@@ -25,9 +25,9 @@ const (
 // publisherMain publishes tasks at a steady rate until its time is over or it is
 // told to end. What a task does follows from the seed and its number alone.
 func publisherMain() int {
-	fmt.Println("ready")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	fmt.Println("ready")
 	if err := runPublisher(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -36,15 +36,7 @@ func publisherMain() int {
 }
 
 func runPublisher(ctx context.Context) error {
-	s, err := readSetup()
-	if err != nil {
-		return err
-	}
-	ledger, err := chaos.Open(os.Getenv(envDir), os.Getenv(envProc))
-	if err != nil {
-		return err
-	}
-	js, err := connect(context.WithoutCancel(ctx), os.Getenv(envProc))
+	s, ledger, js, err := join(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}

@@ -73,10 +73,18 @@ type deed struct {
 
 func (deed) Kind() string { return service + ".deed" }
 
-// connect is how processes of the fleet reach their broker: through a proxy,
-// which the addresses that a broker tells would go past.
-func connect(ctx context.Context, name string) (jetstream.JetStream, error) {
-	return broker.Connect(ctx, broker.Options{
+// join is how a process of the fleet begins: with what it has to know, its ledger,
+// and its broker, which it reaches through a proxy that the addresses that a broker
+// tells would go past.
+func join(ctx context.Context) (s setup, ledger *chaos.Writer, js jetstream.JetStream, err error) {
+	if s, err = readSetup(); err != nil {
+		return s, nil, nil, err
+	}
+	name := os.Getenv(envProc)
+	if ledger, err = chaos.Open(os.Getenv(envDir), name); err != nil {
+		return s, nil, nil, err
+	}
+	js, err = broker.Connect(ctx, broker.Options{
 		URL: os.Getenv(envURL), Name: name, Wait: time.Minute,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		Extra: []nats.Option{
@@ -84,6 +92,7 @@ func connect(ctx context.Context, name string) (jetstream.JetStream, error) {
 			nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(2),
 		},
 	})
+	return s, ledger, js, err
 }
 
 // workerMain is a worker process.
@@ -105,15 +114,7 @@ func workerMain() int {
 }
 
 func runWorker(ctx context.Context) error {
-	s, err := readSetup()
-	if err != nil {
-		return err
-	}
-	ledger, err := chaos.Open(os.Getenv(envDir), os.Getenv(envProc))
-	if err != nil {
-		return err
-	}
-	js, err := connect(ctx, os.Getenv(envProc))
+	s, ledger, js, err := join(ctx)
 	if err != nil {
 		return err
 	}

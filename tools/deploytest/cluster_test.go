@@ -196,11 +196,11 @@ func brokerMain() int {
 		fmt.Fprintln(os.Stderr, "nats-server is not ready")
 		return 1
 	}
-	fmt.Println("ready", s.ClientURL())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
+	fmt.Println("ready", s.ClientURL())
 	for ctx.Err() == nil {
 		select {
 		case <-reload:

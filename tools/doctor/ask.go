@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/droverhq/drover/shared/broker"
 )
 
 var (
@@ -112,16 +113,7 @@ func (a *asker) api(ctx context.Context, function string, out any) error {
 	if err != nil {
 		return why(ctx, err)
 	}
-	var failed struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &failed); err != nil {
-		return fmt.Errorf("the broker's answer: %w", err)
-	}
-	if failed.Error != nil {
-		return failed.Error
-	}
-	return json.Unmarshal(m.Data, out)
+	return broker.DecodeAPI(m.Data, out)
 }
 
 // why is err, or what ended ctx when that is the reason.

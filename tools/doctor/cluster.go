@@ -40,7 +40,7 @@ func lookCluster(s *snapshot) ([]Finding, Check) {
 			case p.Active > inactive:
 				text = "was not heard of for " + p.Active.Round(time.Second).String()
 			case p.Lag > lagging:
-				text = fmt.Sprintf("is %d messages behind", p.Lag)
+				text = "is " + some(p.Lag, "message", "messages") + " behind"
 			case !p.Current:
 				text = "is not up to date"
 			default:

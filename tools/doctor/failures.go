@@ -170,7 +170,8 @@ func lookDestinations(s *snapshot) ([]Finding, Check) {
 			}
 		}
 		f := find("destination", g.name, fmt.Sprintf("%s %s: this is not the fleet", plain(g.name), what), uint64(len(g.all))).
-			seen(fmt.Sprintf("%s of %d of %s name it; %d times it %s", some(uint64(len(kinds[0].all)), "failure", "failures"), of, kinds[0].name, n, what),
+			seen(fmt.Sprintf("%s of %d of %s %s it; %s it %s", some(uint64(len(kinds[0].all)), "failure", "failures"), of, kinds[0].name,
+				verb(len(kinds[0].all), "names", "name"), some(uint64(n), "time", "times"), what),
 				s.failed(g), "the last: "+plain(latest(g.all).text)).
 			follows("Tasks for it are retried with growing delays, and die when their attempts are spent; tasks for others are not touched.").
 			remedy(fmt.Sprintf("ask whoever runs %s, or call it from a worker's machine", g.name),
@@ -194,8 +195,8 @@ func countHosts(all []failure) int {
 // failed says where the failures of g were seen.
 func (s *snapshot) failed(g group) string {
 	dead := g.count(isDead)
-	return fmt.Sprintf("%d wait for a retry (RETRY, %v looked at), %d are dead (DEAD, %v looked at)",
-		len(g.all)-dead, s.timers, dead, s.dead)
+	return fmt.Sprintf("%s for a retry (RETRY, %v looked at), %s dead (DEAD, %v looked at)",
+		some(uint64(len(g.all)-dead), "waits", "wait"), s.timers, some(uint64(dead), "is", "are"), s.dead)
 }
 
 func latest(all []failure) failure {

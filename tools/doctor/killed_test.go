@@ -2,12 +2,10 @@ package doctor_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
@@ -26,31 +24,18 @@ func TestMain(m *testing.M) {
 
 // workerMain is a worker whose handler never returns.
 func workerMain() int {
-	nc, err := nats.Connect(os.Getenv(urlEnv))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	w, err := worker.New(js, "webhook", worker.Serve(worker.Class{Name: task.Default, Slots: 2}), worker.Logger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	worker.Handle(w, func(ctx context.Context, _ hook) error {
-		<-ctx.Done()
-		return context.Cause(ctx)
+	return natstest.RunRole(os.Getenv(urlEnv), func(ctx context.Context, js jetstream.JetStream, ready func()) error {
+		w, err := worker.New(js, "webhook", worker.Serve(worker.Class{Name: task.Default, Slots: 2}), worker.Logger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return err
+		}
+		worker.Handle(w, func(ctx context.Context, _ hook) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		ready()
+		return w.Run(ctx)
 	})
-	fmt.Println("ready")
-	if err := w.Run(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
 }
 
 // The only worker is killed with tasks in its hands: they look like running ones to

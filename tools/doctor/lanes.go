@@ -34,7 +34,7 @@ func lookLanes(s *snapshot) ([]Finding, Check) {
 	if read == 0 {
 		return nil, skip("no consumer could be read")
 	}
-	return out, Check{Text: fmt.Sprintf("%d of %d read, %s wait, %s in flight", read, len(s.lanes), tasks(depth), tasks(uint64(held)))}
+	return out, Check{Text: fmt.Sprintf("%d of %d read, %s, %s in flight", read, len(s.lanes), tasksWait(depth), tasks(uint64(held)))}
 }
 
 // lane says what is wrong with one lane, if anything is.
@@ -150,7 +150,7 @@ func (s *snapshot) behind(l *laneState) Finding {
 
 func (s *snapshot) redelivered(l *laneState, n int) Finding {
 	f := find("lane-redelivered", l.name(), fmt.Sprintf("workers of %s die or hang with tasks in their hands", l.want.Service), uint64(n)).
-		seen(fmt.Sprintf("%d of %d in flight were handed out more than once (%s)", n, l.second.NumAckPending, l.source()))
+		seen(fmt.Sprintf("%d of %d in flight %s handed out more than once (%s)", n, l.second.NumAckPending, verb(n, "was", "were"), l.source()))
 	if grew := l.second.NumRedelivered - l.first.NumRedelivered; grew > 0 {
 		f = f.seen(fmt.Sprintf("%d more within the last moment", grew))
 	}
@@ -164,11 +164,11 @@ func (s *snapshot) redelivered(l *laneState, n int) Finding {
 // figures are those of the consumer.
 func (l *laneState) figures() string {
 	i := l.second
-	wait := ""
+	first := ""
 	if d := l.wait(); d > 0 {
-		wait = fmt.Sprintf(", the first for %v", d.Round(100*time.Millisecond))
+		first = fmt.Sprintf(", the first for %v", d.Round(100*time.Millisecond))
 	}
-	return fmt.Sprintf("%s wait%s; %d in flight, %s (%s)", tasks(i.NumPending), wait, i.NumAckPending,
+	return fmt.Sprintf("%s%s; %d in flight, %s (%s)", tasksWait(i.NumPending), first, i.NumAckPending,
 		some(uint64(i.NumWaiting), "open pull", "open pulls"), l.source())
 }
 
@@ -199,3 +199,5 @@ func firstKind(s sample) string {
 }
 
 func tasks(n uint64) string { return some(n, "task", "tasks") }
+
+func tasksWait(n uint64) string { return some(n, "task waits", "tasks wait") }

@@ -46,7 +46,7 @@ func as(s *server.Server, user string) string {
 func TestAccountFull(t *testing.T) {
 	t.Parallel()
 	s := configured(t, `jetstream {store_dir: %q}
-accounts { FLEET { jetstream: {max_file: 60MB}, users: [{user: ops, password: pw}] } }`)
+accounts { FLEET { jetstream: {max_file: 76MB}, users: [{user: ops, password: pw}] } }`)
 	f := &fleet{tb: t, url: as(s, "ops"), js: natstest.Connect(t, as(s, "ops")), Fleet: small()}
 	f.Classes[0].MaxBytes, f.Dead.MaxBytes, f.Bodies.MaxBytes = 2<<20, 2<<20, 2<<20
 	// ADVISORIES reserves 64 MiB, which is more than this account has.

@@ -142,7 +142,7 @@ func lookProcesses(s *snapshot) ([]Finding, Check) {
 			}
 		}
 		if n := len(not); n > 0 {
-			out = append(out, find("process-not-ready", service.Name, fmt.Sprintf("%d of %d processes of %s live and are not ready", n, len(all), service.Name), uint64(n)).
+			out = append(out, find("process-not-ready", service.Name, fmt.Sprintf("%d of %d processes of %s %s not ready", n, len(all), service.Name, verb(n, "lives and is", "live and are")), uint64(n)).
 				seen(not[:min(n, 5)]...).follows("They take fewer tasks than they could, or none.").
 				remedy("do what the reason above says; if there is nothing to be done, restart the process"))
 		}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"regexp"
 	"testing"
 	"time"
 
@@ -63,6 +64,7 @@ func TestLane(t *testing.T) {
 	}{
 		{name: "calm", first: look{pulls: 1}, second: look{pulls: 1}},
 		{name: "nobody and nothing"},
+		{name: "nobody for one", first: look{pending: 1}, second: look{pending: 1}, want: "lane-nobody"},
 		{name: "nobody", first: look{pending: 3}, second: look{pending: 5}, want: "lane-nobody"},
 		{name: "just published", second: look{pending: 5}},
 		{name: "another lane is served", first: look{pending: 3}, second: look{pending: 3}, retryPulls: 1, want: "lane-nobody"},
@@ -114,10 +116,19 @@ func TestLane(t *testing.T) {
 	}
 }
 
-// complete checks that findings say all that they should, under names that there are.
+// miscounted is one of a thing with the verb or the noun of many.
+var miscounted = regexp.MustCompile(`\b1 (task wait|wait|are|were|do|tasks|times|failures|messages|advisories)\b|\b1 of \d+ .*\b(are|were|live)\b`)
+
+// complete checks that findings say all that they should, under names that there are,
+// and in the right number.
 func complete(t *testing.T, findings []Finding) {
 	t.Helper()
 	for _, f := range findings {
+		for _, text := range append([]string{f.Wrong, f.Follows}, f.Evidence...) {
+			if m := miscounted.FindString(text); m != "" {
+				t.Errorf("%s says %q: %s", f.Name, m, text)
+			}
+		}
 		if rank(f.Name) == len(rules) || f.Severity == "" || f.Object == "" || f.Wrong == "" || f.Follows == "" || len(f.Evidence) == 0 || len(f.Remedy) == 0 {
 			t.Errorf("finding lacks something: %+v", f)
 		}

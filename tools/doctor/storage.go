@@ -111,7 +111,7 @@ func lookStreams(s *snapshot) ([]Finding, Check) {
 	}
 	text := fmt.Sprintf("%d of %d answer", answered, len(s.streams))
 	if gone := s.gone(); gone > 0 {
-		text += fmt.Sprintf(", %d do not exist", gone)
+		text += fmt.Sprintf(", %d %s not exist", gone, verb(gone, "does", "do"))
 	}
 	if which != "" {
 		text += fmt.Sprintf("; the fullest is %s with %.0f%%", which, fullest*100)

@@ -96,8 +96,8 @@ func lookTasks(s *snapshot) ([]Finding, Check) {
 	if n := len(before); n > 0 {
 		out = append(out, s.leftOver(before, max(s.dead.total, uint64(len(s.dead.tasks)))-uint64(len(now))))
 	}
-	text := fmt.Sprintf("%s, %d of them died within %v; %s wait for a retry",
-		some(s.dead.total, "dead letter", "dead letters"), len(now), recent, tasks(s.timers.total))
+	text := fmt.Sprintf("%s, %d of them died within %v; %s for a retry",
+		some(s.dead.total, "dead letter", "dead letters"), len(now), recent, tasksWait(s.timers.total))
 	return out, Check{Text: text}
 }
 
@@ -152,7 +152,7 @@ func (s *snapshot) fails(g group) Finding {
 	dead := g.count(isDead)
 	text, n := g.most(func(f failure) string { return plain(f.text) })
 	f := find("tasks-fail", g.name, fmt.Sprintf("%s fails", g.name), uint64(len(g.all))).
-		seen(s.failed(g), fmt.Sprintf("%d times: %s", n, text))
+		seen(s.failed(g), fmt.Sprintf("%s: %s", some(uint64(n), "time", "times"), text))
 	var died []backlog.Task
 	for _, x := range g.all {
 		if x.dead {
@@ -205,7 +205,7 @@ func (s *snapshot) putOff() []Finding {
 			continue
 		}
 		out = append(out, find("put-off", kind, fmt.Sprintf("what %s calls asks it to come back later", kind), count).
-			seen(fmt.Sprintf("%s in RETRY are put off by their handler, as 429 and Retry-After ask (%v looked at)", tasks(count), s.timers)).
+			seen(fmt.Sprintf("%s in RETRY %s by the handler, as 429 and Retry-After ask (%v looked at)", tasks(count), verb(int(count), "is put off", "are put off"), s.timers)).
 			follows("They wait for as long as they were told, without burning attempts.").
 			remedy("drover tasks ls --state retry --kind "+kind, "call the destination less often, or ask for a higher quota"))
 	}

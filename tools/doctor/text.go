@@ -9,6 +9,14 @@ import (
 // some is n with its noun.
 func some(n uint64, one, many string) string { return screen.Some(n, one, many) }
 
+// verb is the form that goes with n.
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
 // plain is text from a stranger on one line, cut.
 func plain(text string) string { return screen.Cut(screen.Plain(text), textWidth) }
 

@@ -26,7 +26,7 @@ func lookTimers(s *snapshot) ([]Finding, Check) {
 	if n := len(stuck); n > 0 {
 		first := slices.MinFunc(stuck, func(a, b backlog.Task) int { return a.DueAt.Compare(b.DueAt) })
 		out = append(out, find("timers-stuck", "stream RETRY", "timers of retries do not fire", uint64(n)).
-			seen(fmt.Sprintf("%d are past their time, the first (%s %s) by %v (RETRY, %v looked at)", n, first.Subject.Kind(), plain(first.ID), s.now.Sub(first.DueAt).Round(time.Second), s.timers)).
+			seen(fmt.Sprintf("%s past their time, the first (%s %s) by %v (RETRY, %v looked at)", some(uint64(n), "is", "are"), first.Subject.Kind(), plain(first.ID), s.now.Sub(first.DueAt).Round(time.Second), s.timers)).
 			follows("These retries do not run.").
 			remedy("drover streams plan   # RETRY must have schedules", "nats stream cluster step-down RETRY   # on a cluster: another leader; on one node restart nats-server"))
 	}

@@ -84,6 +84,18 @@ func (a *App) limitAfter(ctx context.Context, d time.Duration) (context.Context,
 	return context.WithTimeoutCause(ctx, d+a.Timeout, fmt.Errorf("%w within %v: raise --timeout", errSilent, a.Timeout))
 }
 
+// talk connects and calls f, within the time for one conversation with the broker.
+func (a *App) talk(ctx context.Context, f func(context.Context, jetstream.JetStream) error) error {
+	js, done, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := a.limit(ctx)
+	defer cancel()
+	return patient(ctx, f(ctx, js))
+}
+
 // encode writes v as one line of JSON.
 func (a *App) encode(v any) error {
 	e := json.NewEncoder(a.Stdout)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/circuit"
-	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/supervise/screen"
 )
 
@@ -54,29 +53,18 @@ Examples:
 }
 
 func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
-	f, err := app.fleet()
-	if err != nil {
-		return err
-	}
-	if err := knows(app, f, c.Service); err != nil {
-		return err
-	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
 	var all []circuit.Entry
-	for e, eerr := range circuit.List(ctx, js, c.Service) {
-		switch {
-		case eerr != nil: // one that cannot be read hides no other
-			err = firstError(err, eerr)
-		case c.All || e.State != breaker.Closed:
-			all = append(all, e)
+	err := talkOf(ctx, app, c.Service, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		for e, eerr := range circuit.List(ctx, js, c.Service) {
+			switch {
+			case eerr != nil: // one that cannot be read hides no other
+				err = firstError(err, eerr)
+			case c.All || e.State != breaker.Closed:
+				all = append(all, e)
+			}
 		}
-	}
+		return err
+	})
 	slices.SortFunc(all, func(a, b circuit.Entry) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Destination, b.Destination))
 	})
@@ -86,7 +74,7 @@ func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
 				return err
 			}
 		}
-		return patient(ctx, err)
+		return err
 	}
 	switch {
 	case len(all) > 0:
@@ -94,7 +82,7 @@ func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
 	case err == nil:
 		app.printf("no breaker is open\n")
 	}
-	return patient(ctx, err)
+	return err
 }
 
 func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {
@@ -177,24 +165,14 @@ func (c oneBreaker) act(
 	ctx context.Context, app *App, do func(context.Context, jetstream.JetStream, circuit.Order) (circuit.Entry, error),
 	o circuit.Order, told func(circuit.Entry) string,
 ) error {
-	f, err := app.fleet()
-	if err != nil {
-		return err
-	}
-	if err := knows(app, f, c.Service); err != nil {
-		return err
-	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
 	o.Service, o.Destination, o.Reason, o.By = c.Service, c.Destination, c.Reason, c.As
-	e, err := do(ctx, js, o)
+	var e circuit.Entry
+	err := talkOf(ctx, app, c.Service, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		e, err = do(ctx, js, o)
+		return err
+	})
 	if err != nil {
-		return patient(ctx, err)
+		return err
 	}
 	if app.JSON {
 		return app.encode(e)
@@ -203,12 +181,16 @@ func (c oneBreaker) act(
 	return nil
 }
 
-// knows returns an error unless the fleet has the service; "" is any.
-func knows(app *App, f *streams.Fleet, service string) error {
-	if _, ok := f.Service(service); !ok && service != "" {
-		return usage(fmt.Errorf("%s: %s has the services %s", service, app.where(), served(f)))
+// talkOf is talk about a service, which the fleet must have; "" is any.
+func talkOf(ctx context.Context, app *App, service string, f func(context.Context, jetstream.JetStream) error) error {
+	fleet, err := app.fleet()
+	if err != nil {
+		return err
 	}
-	return nil
+	if _, ok := fleet.Service(service); !ok && service != "" {
+		return usage(fmt.Errorf("%s: %s has the services %s", service, app.where(), served(fleet)))
+	}
+	return app.talk(ctx, f)
 }
 
 // leftAlone counts the destinations that each service leaves alone. It is a hint:

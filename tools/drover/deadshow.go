@@ -54,18 +54,17 @@ type step struct {
 }
 
 func (c *deadShowCmd) Run(ctx context.Context, app *App) error {
-	js, done, err := app.connect(ctx)
+	var s story
+	err := app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) error {
+		l, err := c.find(ctx, js, c.ID)
+		if err == nil {
+			s = c.storyOf(ctx, js, l)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	l, err := c.find(ctx, js, c.ID)
-	if err != nil {
-		return patient(ctx, err)
-	}
-	s := c.storyOf(ctx, js, l)
 	if app.JSON {
 		return app.encode(s)
 	}

@@ -124,14 +124,8 @@ func (c share) with(ctx context.Context, app *App, f func(context.Context, jetst
 	if err != nil {
 		return usage(err)
 	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	if err = patient(ctx, f(ctx, js, of)); errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+	err = app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) error { return f(ctx, js, of) })
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return mark{err, errRefused}
 	}
 	return err

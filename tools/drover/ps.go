@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/tools/supervise/screen"
 )
@@ -43,21 +45,17 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 	if _, ok := f.Service(c.Service); c.Service != "" && !ok {
 		return usage(fmt.Errorf("--service %s: %s has %s", c.Service, app.where(), served(f)))
 	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
 	var all []fleet.Process
-	for p, perr := range fleet.Processes(ctx, js, c.Service) {
-		if perr != nil { // one that cannot be read hides no other
-			err = firstError(err, perr)
-			continue
+	err = app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		for p, perr := range fleet.Processes(ctx, js, c.Service) {
+			if perr != nil { // one that cannot be read hides no other
+				err = firstError(err, perr)
+				continue
+			}
+			all = append(all, p)
 		}
-		all = append(all, p)
-	}
+		return err
+	})
 	slices.SortFunc(all, func(a, b fleet.Process) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), a.Started.Compare(b.Started), cmp.Compare(a.Instance, b.Instance))
 	})
@@ -67,7 +65,7 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 				return err
 			}
 		}
-		return patient(ctx, err)
+		return err
 	}
 	var absent []string
 	for _, s := range f.Services {
@@ -79,7 +77,7 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 	if err == nil || len(all) > 0 {
 		app.lines(processLines(screen.StyleOf(app.Stdout), all, absent)...)
 	}
-	return patient(ctx, err)
+	return err
 }
 
 // processLines is the table of processes, and what in it wants somebody.

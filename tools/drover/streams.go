@@ -80,15 +80,11 @@ func (a *App) topology(ctx context.Context, do func(context.Context, jetstream.J
 	if err != nil {
 		return 0, err
 	}
-	js, done, err := a.connect(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer done()
-	ctx, cancel := a.limit(ctx)
-	defer cancel()
-	changes, err := do(ctx, js, fleet)
-	err = patient(ctx, err)
+	var changes []streams.Change
+	err = a.talk(ctx, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		changes, err = do(ctx, js, fleet)
+		return err
+	})
 	if refused, ok := errors.AsType[*streams.RefusedError](err); ok {
 		if changes == nil {
 			changes = refused.Changes

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams/backlog"
 	"github.com/droverhq/drover/tools/supervise/screen"
@@ -110,18 +112,15 @@ func (c *tasksLsCmd) Run(ctx context.Context, app *App) error {
 	if err != nil {
 		return err
 	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	l, err := backlog.List(ctx, js, fleet, backlog.Filter{
-		Class: c.Class, Service: c.Service, Kind: c.Kind, Tenant: c.Tenant, Place: c.State, Limit: c.Limit,
+	var l backlog.Listing
+	err = app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) (err error) {
+		l, err = backlog.List(ctx, js, fleet, backlog.Filter{
+			Class: c.Class, Service: c.Service, Kind: c.Kind, Tenant: c.Tenant, Place: c.State, Limit: c.Limit,
+		})
+		return backlogError(err)
 	})
 	if err != nil && len(l.Tasks) == 0 {
-		return backlogError(patient(ctx, err))
+		return err
 	}
 	if app.JSON {
 		for _, t := range l.Tasks {
@@ -132,7 +131,7 @@ func (c *tasksLsCmd) Run(ctx context.Context, app *App) error {
 	} else {
 		app.listing(l)
 	}
-	return backlogError(patient(ctx, err))
+	return err
 }
 
 // listing writes tasks for people.

@@ -59,22 +59,18 @@ func (c *tasksShowCmd) Run(ctx context.Context, app *App) error {
 	if err != nil {
 		return err
 	}
-	js, done, err := app.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	ctx, cancel := app.limit(ctx)
-	defer cancel()
-	found, searched, err := backlog.Find(ctx, js, fleet, c.ID, backlog.Where{Class: c.Class, Kind: c.Kind, Scan: c.Scan})
-	if len(found) == 0 {
-		if err == nil {
-			err = notFound(fmt.Errorf("task %s: not found; %s", c.ID, went(searched)))
+	var stories []taskStory
+	err = app.talk(ctx, func(ctx context.Context, js jetstream.JetStream) error {
+		found, searched, err := backlog.Find(ctx, js, fleet, c.ID, backlog.Where{Class: c.Class, Kind: c.Kind, Scan: c.Scan})
+		for _, t := range found {
+			stories = append(stories, taskStoryOf(ctx, js, t))
 		}
-		return backlogError(patient(ctx, err))
-	}
-	for i, t := range found {
-		s := taskStoryOf(ctx, js, t)
+		if len(found) == 0 && err == nil {
+			return notFound(fmt.Errorf("task %s: not found; %s", c.ID, went(searched)))
+		}
+		return backlogError(err)
+	})
+	for i, s := range stories {
 		if app.JSON {
 			if err := app.encode(s); err != nil {
 				return err
@@ -86,7 +82,7 @@ func (c *tasksShowCmd) Run(ctx context.Context, app *App) error {
 		}
 		app.tellTask(s)
 	}
-	return backlogError(patient(ctx, err))
+	return err
 }
 
 // went says how far a search went.

@@ -4,8 +4,12 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,12 +20,12 @@ import (
 	"github.com/droverhq/drover/streams"
 )
 
-// TestBackupAndRestore carries a fleet's tasks to an empty broker with the nats
-// command: what waits runs there, a timer fires there, a dead letter is there, and
+// TestBackupAndRestore carries a fleet's tasks to an empty broker with the commands of
+// docs/operations.md: what waits runs there, a timer fires there, a dead letter is there, and
 // the topology needs nothing more.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
-	natsCLI := require(t, "nats")
+	require(t, "nats")
 	f := newFleet(t, "")
 	body, err := task.Marshal(map[string]any{"to": "ada@example.com", "subject": "Hi", "text": "It works."})
 	if err != nil {
@@ -47,11 +51,15 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 	}
 
-	folder := filepath.Join(t.TempDir(), "backup")
-	command(t, f.env, natsCLI, "account", "backup", "--force", folder)
+	backup, restore := backupCommands(t)
+	if told := command(t, f.env, "sh", "-ec", backup); strings.Contains(told, "no backup of") {
+		t.Fatalf("the backup lacks a stream:\n%s", told)
+	}
 	url, js := natstest.Listen(t) // an empty broker
 	env := slices.Concat(f.env, []string{"NATS_URL=" + url, "DROVER_NATS_URL=" + url})
-	command(t, env, natsCLI, "account", "restore", folder)
+	if told := command(t, env, "sh", "-ec", restore); !strings.Contains(told, "nothing to change") {
+		t.Errorf("the commands that restore say this, want that there is nothing to change:\n%s", told)
+	}
 
 	changes, err := streams.Plan(t.Context(), js, streams.Default())
 	if err != nil || len(changes) > 0 {
@@ -75,8 +83,37 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
-// command runs a program to its end, which must be a success.
-func command(tb testing.TB, env []string, name string, args ...string) {
+// backupCommands returns the two blocks of section 8 of docs/operations.md, as shell
+// scripts on folders of the test.
+func backupCommands(tb testing.TB) (backup, restore string) {
+	tb.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operations.md"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## 8 Backup and restore\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	blocks := regexp.MustCompile(`(?m)(?:^ {4}.*\n)+`).FindAllString(section, -1)
+	if len(blocks) != 2 {
+		tb.Fatalf("section 8 of docs/operations.md has %d blocks of commands, want one that backs up and one that restores", len(blocks))
+	}
+	dir := tb.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "keys"), 0o700), os.Mkdir(filepath.Join(dir, "backup"), 0o700)); err != nil {
+		tb.Fatal(err)
+	}
+	for _, file := range []string{"fleet.yaml", filepath.Join("keys", "accounts.conf")} {
+		if err := os.WriteFile(filepath.Join(dir, file), nil, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for i, b := range blocks {
+		blocks[i] = "cd '" + dir + "'\n" + strings.ReplaceAll(b, " /backup/", " backup/")
+	}
+	return blocks[0], blocks[1]
+}
+
+// command runs a program to its end, which must be a success, and returns what it said.
+func command(tb testing.TB, env []string, name string, args ...string) string {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(alive, patience)
 	defer cancel()
@@ -89,4 +126,5 @@ func command(tb testing.TB, env []string, name string, args ...string) {
 	case <-ctx.Done():
 		tb.Fatalf("%s %q has not ended after %v\n%s", name, args, patience, p.output())
 	}
+	return p.output()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -118,11 +119,16 @@ func (p *planner) consumers(ctx context.Context) error {
 			return fmt.Errorf("list consumers of stream %s: %w", s.Name, err)
 		}
 	}
+	known := map[string]bool{}
 	for _, want := range slices.Concat(p.want.Consumers, p.want.Watchers) {
 		id := want.Stream + "/" + want.Config.Durable
+		if named := have[want.Stream+"/"+want.Service]; named != nil && named.Paused && have[id] == nil {
+			want.Config.PauseUntil = named.Config.PauseUntil // of the lane that a new partition becomes a part of
+		}
 		p.consumer(want, have[id])
-		delete(have, id)
+		known[id] = true
 	}
+	maps.DeleteFunc(have, func(id string, _ *jetstream.ConsumerInfo) bool { return known[id] })
 	for _, id := range sortedKeys(have) {
 		if err := p.extraConsumer(ctx, id, have[id]); err != nil {
 			return err
@@ -156,6 +162,12 @@ func (p *planner) consumer(want Consumer, have *jetstream.ConsumerInfo) {
 	}
 	s := step{Change: Change{Object: object, Action: Update, Fields: fields}, do: func(ctx context.Context) error {
 		_, err := p.js.UpdateConsumer(ctx, want.Stream, merged)
+		if errors.Is(err, jetstream.ErrConsumerMultipleFilterSubjectsNotSupported) {
+			// The broker makes the change. But nats-server 2.15 answers the first one
+			// after its start with what the consumer was when it started, in which
+			// nats.go misses the filters.
+			_, err = p.js.UpdateConsumer(ctx, want.Stream, merged)
+		}
 		return err
 	}}
 	var r refusal

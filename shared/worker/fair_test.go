@@ -156,11 +156,11 @@ func crowded(t *testing.T, js jetstream.JetStream, slots int, d time.Duration, s
 					close(all)
 				}
 			}
-			share := time.Duration(n)
+			share := float64(n) / float64(slots)
 			mu.Unlock()
 			took := d
 			if staggered && first {
-				took += d * share / time.Duration(slots)
+				took += time.Duration(share * float64(d))
 			}
 			select {
 			case <-time.After(took):
@@ -189,8 +189,17 @@ func crowded(t *testing.T, js jetstream.JetStream, slots int, d time.Duration, s
 // Nine tenants with a backlog each get as many turns as the others, and one that has
 // nothing takes nothing from them.
 func TestTurnsAreEqual(t *testing.T) {
-	for d, ahead := range map[time.Duration]int{time.Second: 3, time.Millisecond: 10} { // tiny tasks are pulled ahead, by turns of several
-		t.Run(d.String(), func(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		d     time.Duration
+		slots int
+		ahead int // of another tenant, in tasks
+	}{
+		{"few slots", time.Second, 3, 3},
+		{"many slots", time.Second, 16, 10},     // of 480 that all have
+		{"tiny tasks", time.Millisecond, 3, 10}, // which are pulled ahead, several at a time
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
 				fairTopology(t, js, ackWait)
 				of := append(tenants(partitions-2, false), "crowd", "")
@@ -215,10 +224,10 @@ func TestTurnsAreEqual(t *testing.T) {
 							most = max(most, high-low)
 						}
 						mu.Unlock()
-						time.Sleep(d)
+						time.Sleep(tt.d)
 						return nil
 					})
-				}, fair(3))
+				}, fair(tt.slots))
 				began := time.Now()
 				for done := 0; done < 60*len(of); {
 					time.Sleep(time.Second)
@@ -229,11 +238,11 @@ func TestTurnsAreEqual(t *testing.T) {
 					}
 					mu.Unlock()
 				}
-				if took, least := time.Since(began), d*time.Duration(20*len(of)); took > least+2*time.Second {
+				if took, least := time.Since(began), tt.d*time.Duration(60*len(of)/tt.slots); took > least+2*time.Second {
 					t.Errorf("all are done after %v, want %v: slots were free while tasks waited", took, least)
 				}
-				if most > ahead {
-					t.Errorf("one tenant was %d tasks ahead of another, want at most %d", most, ahead)
+				if most > tt.ahead {
+					t.Errorf("one tenant was %d tasks ahead of another, want at most %d", most, tt.ahead)
 				}
 				if err := stop(); err != nil {
 					t.Fatal(err)

@@ -52,6 +52,10 @@ func (l *lane) wantInTurn(now time.Time, target int) demand {
 		return demand{}
 	}
 	share := max(1, target/live)
+	most := share
+	if l.pace.ahead == 0 { // each is for a slot of its own, so who is asked for more has more turns
+		most = max(1, room/live)
+	}
 	for i := range l.sources {
 		at := (l.asks + i) % len(l.sources)
 		s := l.sources[at]
@@ -63,7 +67,7 @@ func (l *lane) wantInTurn(now time.Time, target int) demand {
 		ask := demand{pull: p, n: 1, how: listen}
 		if now.Sub(s.empty) >= emptyFor {
 			stock := s.waiting.n + filling
-			ask.n, ask.how = min(share-stock, room), fill
+			ask.n, ask.how = min(share-stock, room, most), fill
 			if ask.n <= 0 || stock > 0 && ask.n < share/2 { // a request for few costs as much
 				continue
 			}

@@ -95,9 +95,10 @@ func (f *Fleet) serviceUser(s Service) User {
 	g.bodies()
 	g.fleet(s.Name)
 	g.bucket(task.BreakersBucket, s.Name+".*")
+	g.add(task.BreakersSubject + s.Name)
 	g.bucket(task.LimitsBucket, "rate."+s.Name+".*") // its own rates
 	g.bucket(task.LimitsBucket, "cap.>")             // resources are shared by services
-	return User{Name: s.Name, Role: ServiceRole, Publish: g.list(), Subscribe: inbox(s.Name)}
+	return User{Name: s.Name, Role: ServiceRole, Publish: g.list(), Subscribe: append(inbox(s.Name), task.BreakersSubject+s.Name)}
 }
 
 // deadletterUser may read and move what the broker gave up on, sweep, and keep

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/droverhq/drover/services/service"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 	"github.com/droverhq/drover/streams"
@@ -34,6 +36,13 @@ type labour struct {
 }
 
 func (labour) Kind() string { return "email.labour" }
+
+// photo is a task that takes 3 GiB, and its process's cap is photoCap.
+type photo struct{}
+
+func (photo) Kind() string { return "email.photo" }
+
+const photoCap = 256 << 20 // bytes
 
 const labourFleet = `allow_short_ack_wait: true
 classes:
@@ -85,6 +94,12 @@ func labourer() service.Service {
 			write("end", info, 0)
 			return nil
 		})
+		worker.Handle(w, func(context.Context, photo) error {
+			for all := [][]byte{}; len(all) < 3<<10; { // 3 GiB
+				all = append(all, bytes.Repeat([]byte{1}, 1<<20))
+			}
+			return nil
+		}, worker.Isolated(worker.Memory(photoCap)), worker.Retry(retry.Policy{Attempts: 2, Base: time.Millisecond, Cap: time.Millisecond}))
 		return env.Run(ctx, w)
 	}}
 }

@@ -43,6 +43,12 @@ func (d *doing) fill(p *fleet.Process) {
 	for _, b := range s.Busy {
 		p.Busy = append(p.Busy, fleet.Busy{Kind: b.Kind, Running: b.Running, Longest: b.Longest.Seconds()})
 	}
+	if c := fleet.Confined(s.Confinement); c != (fleet.Confined{}) {
+		p.Confined = &c
+	}
+	for _, i := range s.Isolated {
+		p.Isolated = append(p.Isolated, fleet.Isolated(i))
+	}
 }
 
 // announce keeps this process in the list of the fleet until end is called, which

@@ -31,8 +31,8 @@ type Config struct {
 	CA          string         `name:"webhook-ca" env:"DROVER_WEBHOOK_CA" placeholder:"FILE" help:"PEM file of authorities to trust beside the system's."`
 
 	// Timeout bounds one delivery, from looking up the name to the end of the
-	// response. 0 means 10 s.
-	Timeout time.Duration `name:"webhook-timeout" env:"DROVER_WEBHOOK_TIMEOUT" default:"10s" help:"Limit for one delivery."`
+	// response: how long a receiver that never answers holds a slot. 0 means 5 s.
+	Timeout time.Duration `name:"webhook-timeout" env:"DROVER_WEBHOOK_TIMEOUT" default:"5s" help:"Limit for one delivery."`
 
 	// BreakerFailures and BreakerOpen are of the breaker of each host, as
 	// [breaker.Policy] has them.
@@ -45,7 +45,7 @@ const (
 	idleLimit       = 30 * time.Second
 	maxHeaderBytes  = 64 << 10 // of a response
 	defaultPort     = 443
-	defaultDelivery = 10 * time.Second
+	defaultDelivery = 5 * time.Second
 )
 
 // azureHost is reachable from every virtual machine of its cloud, and hands out

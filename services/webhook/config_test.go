@@ -109,7 +109,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := webhook.Config{
-		Secrets: "a=topsecret,b=y", SecretsFile: "f", CA: "c", Ports: []uint16{443, 80}, Timeout: 10 * time.Second,
+		Secrets: "a=topsecret,b=y", SecretsFile: "f", CA: "c", Ports: []uint16{443, 80}, Timeout: 5 * time.Second,
 		BreakerFailures: 10, BreakerOpen: 5 * time.Minute,
 		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 	}
@@ -122,7 +122,7 @@ func TestConfigOnCommandLine(t *testing.T) {
 	if _, err := k.Parse(nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 10 * time.Second, BreakerFailures: 10, BreakerOpen: 5 * time.Minute}, cli.Config); diff != "" {
+	if diff := cmp.Diff(webhook.Config{Ports: []uint16{443}, Timeout: 5 * time.Second, BreakerFailures: 10, BreakerOpen: 5 * time.Minute}, cli.Config); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	for _, f := range k.Model.Flags {

@@ -9,7 +9,8 @@ import (
 // Breaker is what one process knows of one destination. Make one with [New].
 type Breaker struct {
 	record  Record // the last transition that this process knows of
-	window  window
+	window  window // of the fleet's calls, as far as they are known here
+	untold  Tally  // of them, those of this process that the others do not know of
 	epoch   uint64 // counts transitions
 	mine    bool   // half-open, and this process probes
 	permits int    // probes left
@@ -128,12 +129,18 @@ func (b *Breaker) Done(p Policy, t Ticket, r Result, now time.Time) bool {
 	if r.Outcome != Success && r.Outcome != Failure {
 		return false
 	}
-	b.window.add(now, p.Window, r.Outcome == Failure)
+	b.count(p, r, now)
+	return r.Outcome == Failure && b.trip(p, r.Why, now)
+}
+
+// trip opens a closed breaker whose window holds enough failures. why is of the last
+// one.
+func (b *Breaker) trip(p Policy, why string, now time.Time) bool {
 	failures, calls := b.window.count()
-	if r.Outcome == Success || failures < p.Failures || float64(failures) < p.Rate*float64(calls) {
+	if failures < p.Failures || float64(failures) < p.Rate*float64(calls) {
 		return false
 	}
-	b.open(now.Add(p.Open), fmt.Sprintf("%d of %d calls failed within %v, the last one: %s", failures, calls, p.Window, r.Why), now)
+	b.open(now.Add(p.Open), fmt.Sprintf("%d of %d calls failed within %v, the last one: %s", failures, calls, p.Window, why), now)
 	return true
 }
 
@@ -191,9 +198,9 @@ func (b *Breaker) Tick(p Policy, now time.Time) bool {
 // Idle reports whether there is nothing to remember.
 func (b *Breaker) Idle(p Policy, now time.Time) bool {
 	b.window.forward(now, p.WithDefaults().Window)
-	_, calls := b.window.count()
+	failures, _ := b.window.count()
 	if b.State() == Closed {
-		return calls == 0
+		return failures == 0
 	}
 	return now.Sub(b.record.Until) > forgetAfter
 }

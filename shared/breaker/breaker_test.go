@@ -22,6 +22,7 @@ import (
 //	call [NAME]               Admit; the ticket has a name for later
 //	done NAME ok|fail|nothing|ask 30s
 //	claim | adopt open 30s | adopt closed | adopt half-open 30s
+//	tell | hear 3 failures 2 successes
 //	tick | state
 func TestBreaker(t *testing.T) {
 	t.Parallel()
@@ -101,6 +102,14 @@ func live(t *testing.T, script string) string {
 				r.Until = now.Add(span(t, w[2]))
 			}
 			came = "news " + strconv.FormatBool(br.Adopt(r))
+		case "tell":
+			came = "nothing"
+			if tally, ok := br.Tell(policy); ok {
+				came = fmt.Sprintf("%d failures, %d successes", tally.Failures, tally.Successes)
+			}
+		case "hear":
+			tally := breaker.Tally{Failures: number(t, w[1]), Successes: number(t, w[3]), Why: "theirs"}
+			came = "turned " + strconv.FormatBool(br.Hear(policy, tally, now))
 		case "tick":
 			came = "turned " + strconv.FormatBool(br.Tick(policy, now))
 		case "state":
@@ -124,6 +133,15 @@ func live(t *testing.T, script string) string {
 		fmt.Fprintln(&out, step)
 	}
 	return out.String()
+}
+
+func number(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func span(t *testing.T, s string) time.Duration {

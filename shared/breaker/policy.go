@@ -14,9 +14,11 @@
 // When all [Policy.Probes] probes succeed it closes; when one fails it opens again.
 // A result of a call that began before the last transition counts for nothing.
 //
-// Every process counts its own calls, and the first one that trips opens the breaker
-// for all. So what reaches a dead destination is at most the failures to open of
-// each process, what was in flight by then, and the probes.
+// A process counts its own calls at once, and those of the others as it hears of them
+// ([Breaker.Tell], [Breaker.Hear]); the first one for which it is enough opens the
+// breaker for all. So what reaches a dead destination is the failures to open, what was in
+// flight or not yet told by then, and the probes. A process that hears nothing opens
+// on failures of its own: then it is that for each of them.
 //
 // # Concurrency
 //

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -61,6 +62,26 @@ func DeniedSince(nc *nats.Conn, before error) *DeniedError {
 		return nil
 	}
 	return Denied(err)
+}
+
+// Ask calls f, which makes one request to subject, and returns why that failed: a
+// missing permission is a [DeniedError], for the broker says so on the connection and
+// never answers. When ctx has no end of its own, it has limit.
+func Ask(ctx context.Context, nc *nats.Conn, subject string, limit time.Duration, f func(context.Context) error) error {
+	before := nc.LastError()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	err := f(ctx)
+	if err == nil {
+		return nil
+	}
+	if d := DeniedSince(nc, before); d != nil && strings.Contains(d.Subject, subject) {
+		return d
+	}
+	return err
 }
 
 // OnDenied has f called with each permission that the connection is found to lack,

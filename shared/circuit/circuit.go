@@ -10,14 +10,22 @@
 // milliseconds. Who of them may probe is decided by that compare-and-set as well, so
 // the probes of a half-open breaker are those of one process.
 //
+// Failures are counted over all processes: each one publishes what it counted, at
+// once, or ten times a second when they are many, and only of destinations that
+// failed lately; the others add it to theirs, and whoever counts enough opens the
+// breaker. These are plain messages which nobody stores or answers. So the count of a
+// process lacks what the others met in the last moments, and what they met before it
+// started; and one that is lost is not told again.
+//
 // # Without the bucket
 //
 // While it is out of reach each process goes on with what it knows: what is open
-// stays open until its end, then every process probes on its own, and each opens on
-// failures of its own. So nothing is let through without a limit, and nothing waits;
-// the probes are multiplied by the processes. Afterwards the records in the bucket
-// and those that could not be written are put together: the later one holds. A
-// bucket that was made anew is filled with what is still open.
+// stays open until its end, then every process probes on its own, and each opens
+// when it has counted enough; without the broker it counts its own failures alone.
+// So nothing is let through without a limit, and nothing waits; the probes are
+// multiplied by the processes. Afterwards the records in the bucket and those that
+// could not be written are put together: the later one holds. A bucket that was made
+// anew is filled with what is still open.
 //
 // # Limits
 //
@@ -29,13 +37,15 @@
 //
 //	<service>.<hash of the destination>   a [breaker.Record]
 //
+// And the subject breakers.<service> is where processes tell what they counted.
+//
 // # Concurrency
 //
 // All here is safe for concurrent use.
 //
 // # Errors
 //
-// [ErrNoBucket] and [ErrDenied] are for callers that branch.
+// [record.ErrNoBucket] and [broker.ErrDenied] are for callers that branch.
 package circuit
 
 import (
@@ -45,10 +55,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/telemetry"
 )
 
@@ -57,12 +69,14 @@ import (
 type Breakers struct {
 	service string
 	self    string // this process
-	store   store
+	nc      *nats.Conn
+	bucket  record.Bucket
 	log     *slog.Logger
 	meters  meters
 
-	work chan struct{} // there is something to write
-	away bool          // the bucket is out of reach; the writer's
+	work   chan struct{} // there is something to write
+	failed chan struct{} // there is something to tell
+	away   bool          // the bucket is out of reach; the writer's
 
 	mu  sync.RWMutex
 	all map[string]*entry // only of destinations that failed lately, or of which there is a record
@@ -88,8 +102,8 @@ type Call struct {
 // New returns the breakers of a service, all closed. meter may be nil.
 func New(js jetstream.JetStream, service string, log *slog.Logger, meter metric.MeterProvider) (*Breakers, error) {
 	b := &Breakers{
-		service: service, self: rand.Text(), store: store{js: js}, log: log,
-		work: make(chan struct{}, 1), all: map[string]*entry{},
+		service: service, self: rand.Text(), nc: js.Conn(), bucket: bucket(js), log: log,
+		work: make(chan struct{}, 1), failed: make(chan struct{}, 1), all: map[string]*entry{},
 	}
 	if err := b.instrument(meter); err != nil {
 		return nil, err
@@ -114,7 +128,7 @@ func (b *Breakers) Enter(p breaker.Policy, destination string) (Call, breaker.Ve
 	c.ticket = v.Ticket
 	if v.Claim && !e.claim {
 		e.claim = true
-		b.wake()
+		wake(b.work)
 	}
 	return c, v
 }
@@ -131,8 +145,11 @@ func (b *Breakers) Done(c Call, r breaker.Result) {
 	defer b.mu.Unlock()
 	e = b.entry(c.destination)
 	e.policy = c.policy
-	if e.Done(c.policy, c.ticket, r, time.Now()) {
+	switch {
+	case e.Done(c.policy, c.ticket, r, time.Now()):
 		b.turned(e)
+	case r.Outcome == breaker.Failure && e.State() == breaker.Closed:
+		wake(b.failed)
 	}
 }
 
@@ -150,7 +167,7 @@ func (b *Breakers) entry(destination string) *entry {
 func (b *Breakers) turned(e *entry) {
 	r := e.Record()
 	e.pending, e.claim = true, false
-	b.wake()
+	wake(b.work)
 	b.meters.turned(r.State)
 	log := b.log.With(slog.String(telemetry.TaskService, b.service), slog.String(telemetry.Destination, r.Destination))
 	switch r.State {
@@ -163,10 +180,10 @@ func (b *Breakers) turned(e *entry) {
 	}
 }
 
-// wake has the writer look.
-func (b *Breakers) wake() {
+// wake has the goroutine look that reads c.
+func wake(c chan<- struct{}) {
 	select {
-	case b.work <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -9,12 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/streams"
 )
 
@@ -140,6 +142,92 @@ func TestShared(t *testing.T) {
 	})
 }
 
+// Failures are counted over all processes, and so are the successes that weigh
+// against them.
+func TestCountedOverProcesses(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		apply(t, js)
+		a, b, c := start(t, js), start(t, js), start(t, js)
+		time.Sleep(time.Second)
+		for i, p := range []*process{a, b, c} { // of which each would need three
+			if !p.call(fails) {
+				t.Errorf("call %d waits", i+1)
+			}
+			time.Sleep(time.Second)
+		}
+		for _, p := range []*process{a, b, c} {
+			if p.call(works) {
+				t.Error("a call goes through after the third failure of the fleet")
+			}
+		}
+		if all := list(t, js); len(all) != 1 || !strings.HasPrefix(all[0].Reason, "3 of 3 calls failed") {
+			t.Errorf("List() = %+v, want one that opened by 3 of 3 calls", all)
+		}
+		if _, err := circuit.Close(t.Context(), js, circuit.Order{Service: "test", Destination: "api.example.com"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		a.call(fails)
+		time.Sleep(time.Second)
+		for range 6 {
+			b.call(works)
+		}
+		time.Sleep(2 * time.Second)
+		for range 4 {
+			if !a.call(fails) {
+				t.Error("a call waits although less than half of the fleet's calls failed")
+			}
+		}
+		a.call(fails)
+		if a.call(works) {
+			t.Error("a call goes through although half of the fleet's calls failed")
+		}
+	})
+}
+
+// Credentials of before the subject was there: each process counts its own, and says
+// so once.
+func TestMayNotTell(t *testing.T) {
+	t.Parallel()
+	js, admin := natstest.Restricted(t, server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{"$JS.API.>", "$KV.>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	})
+	apply(t, admin)
+	lines := make(lines, 10)
+	b, err := circuit.New(js, "test", slog.New(slog.NewTextHandler(lines, nil)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { b.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	if line := <-lines; !strings.Contains(line, "each process counts its own") || !strings.Contains(line, "breakers.test") {
+		t.Errorf("logged %q, want what is not counted, and the subject", line)
+	}
+	p := process{Breakers: b}
+	for range policy.Failures {
+		if !p.call(fails) {
+			t.Error("a closed breaker admits no call")
+		}
+	}
+	if p.call(works) {
+		t.Error("a call goes through after three failures")
+	}
+	if line := <-lines; !strings.Contains(line, "breaker opens") {
+		t.Errorf("logged %q, want that it opens", line)
+	}
+}
+
+// lines are what is logged, one at a time.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
 // A process that dies while it probes holds nobody up.
 func TestOwnerDies(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
@@ -231,7 +319,7 @@ func TestRefusals(t *testing.T) {
 	js := natstest.JetStream(t)
 	o := circuit.Order{Service: "test", Destination: "a", For: time.Minute}
 	for e, err := range circuit.List(t.Context(), js, "") {
-		if !errors.Is(err, circuit.ErrNoBucket) {
+		if !errors.Is(err, record.ErrNoBucket) {
 			t.Errorf("List() without a bucket = %v, %v, want ErrNoBucket", e, err)
 		}
 	}
@@ -247,7 +335,7 @@ func TestRefusals(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), "KV_BREAKERS"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := circuit.Open(t.Context(), js, o); !errors.Is(err, circuit.ErrNoBucket) {
+	if _, err := circuit.Open(t.Context(), js, o); !errors.Is(err, record.ErrNoBucket) {
 		t.Errorf("Open() without a bucket = %v, want ErrNoBucket", err)
 	}
 }

@@ -2,7 +2,6 @@ package circuit
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/breaker"
-	"github.com/droverhq/drover/shared/stored"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -26,60 +25,20 @@ type Entry struct {
 // List returns the breakers of which there is a record, of one service or, when
 // that is "", of all. A closed one has a record for 10 min, and none afterwards.
 // What cannot be read is an error in its place, and the rest follows. Its error
-// wraps [ErrNoBucket] or [ErrDenied].
+// wraps [record.ErrNoBucket] or [broker.ErrDenied].
 func List(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		filter := ">"
 		if service != "" {
 			filter = service + ".*"
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		w, err := open(ctx, store{js}, filter)
-		if err != nil {
-			yield(Entry{}, err)
-			return
-		}
-		for e, err := range stored.Entries(ctx, w) {
-			switch {
-			case err != nil:
-				yield(Entry{}, err)
-				return
-			case e.Operation() != jetstream.KeyValuePut:
-				continue
-			}
-			r, err := decode(e)
-			of, _, _ := strings.Cut(e.Key(), ".")
-			if !yield(Entry{of, r}, err) {
+		for e, err := range record.List[breaker.Record](ctx, bucket(js), filter) {
+			of, _, _ := strings.Cut(e.Key, ".")
+			if !yield(Entry{of, e.Value}, err) {
 				return
 			}
 		}
 	}
-}
-
-// open watches keys of the bucket until ctx is done.
-func open(ctx context.Context, s store, filter string) (w jetstream.KeyWatcher, err error) {
-	var kv jetstream.KeyValue
-	err = s.ask(ctx, "$JS.API.STREAM.INFO."+stream, func(ctx context.Context) (err error) {
-		kv, err = s.js.KeyValue(ctx, task.BreakersBucket)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = s.ask(ctx, "$JS.API.CONSUMER.CREATE."+stream, func(context.Context) (err error) {
-		w, err = kv.Watch(ctx, filter) // which ends with its context
-		return err
-	})
-	return w, err
-}
-
-func decode(e jetstream.KeyValueEntry) (breaker.Record, error) {
-	var r breaker.Record
-	if err := json.Unmarshal(e.Value(), &r); err != nil {
-		return r, fmt.Errorf("read %s of bucket %s: %w", e.Key(), task.BreakersBucket, err)
-	}
-	return r, nil
 }
 
 // Order is what an operator wants of one breaker.
@@ -97,7 +56,7 @@ const MaxOpen = 24 * time.Hour
 // Open has all processes of the service leave the destination alone, and returns the
 // record. It replaces what is there, also a longer time. The act is in the audit
 // trail; when that cannot take it, nothing is done: see [audit.ErrNotStored]. Other
-// errors wrap [ErrNoBucket] or [ErrDenied].
+// errors wrap [record.ErrNoBucket] or [broker.ErrDenied].
 func Open(ctx context.Context, js jetstream.JetStream, o Order) (Entry, error) {
 	if o.For < time.Second || o.For > MaxOpen {
 		return Entry{}, fmt.Errorf("open the breaker of %s for %v: want 1s to %v", o.Destination, o.For, MaxOpen)
@@ -129,7 +88,7 @@ func order(ctx context.Context, js jetstream.JetStream, verb string, o Order, r 
 		return Entry{}, err
 	}
 	r.Destination, r.Reason, r.By, r.At = o.Destination, o.Reason, act.By, time.Now().UTC()
-	_, err = store{js}.put(ctx, o.Service, r, anyway)
+	_, err = put(ctx, bucket(js), o.Service, r, record.Any)
 	counts := map[string]int{}
 	if err == nil {
 		counts[string(r.State)] = 1

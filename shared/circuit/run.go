@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/telemetry"
 )
 
@@ -18,6 +19,7 @@ const (
 	tickEvery   = time.Second
 	resyncEvery = 30 * time.Second // a watch can go deaf without a word, when its bucket is made anew
 	watchAgain  = time.Second      // after one that could not be made
+	lastLimit   = 2 * time.Second  // for what is left to write at the end
 	conflicts   = 5                // in a row
 )
 
@@ -27,6 +29,7 @@ func (b *Breakers) Run(ctx context.Context) {
 	defer b.meters.close()
 	var wg sync.WaitGroup
 	wg.Go(func() { b.watch(ctx) })
+	wg.Go(func() { b.exchange(ctx) })
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -39,7 +42,7 @@ func (b *Breakers) Run(ctx context.Context) {
 		b.write(ctx)
 	}
 	wg.Wait()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLimit)
 	defer cancel()
 	b.write(last)
 }
@@ -94,7 +97,8 @@ func (b *Breakers) waiting() []string {
 // share writes the record of one destination, or takes over the one that is there.
 func (b *Breakers) share(ctx context.Context, name string) error {
 	for range conflicts {
-		has, seq, err := b.store.get(ctx, b.service, name)
+		var has breaker.Record
+		seq, err := b.bucket.Get(ctx, key(b.service, name), &has)
 		if err != nil {
 			return err
 		}
@@ -102,8 +106,8 @@ func (b *Breakers) share(ctx context.Context, name string) error {
 		if !wanted {
 			return nil
 		}
-		stored, err := b.store.put(ctx, b.service, want, seq)
-		if errors.Is(err, errConflict) {
+		stored, err := put(ctx, b.bucket, b.service, want, seq)
+		if errors.Is(err, record.ErrConflict) {
 			continue
 		}
 		if err != nil {
@@ -116,7 +120,7 @@ func (b *Breakers) share(ctx context.Context, name string) error {
 }
 
 // wants is what to write over has, if anything.
-func (b *Breakers) wants(name string, has breaker.Record, seq int64) (breaker.Record, bool) {
+func (b *Breakers) wants(name string, has breaker.Record, seq uint64) (breaker.Record, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(name)
@@ -133,7 +137,7 @@ func (b *Breakers) wants(name string, has breaker.Record, seq int64) (breaker.Re
 	}
 	e.pending, e.claim = false, false
 	if has.State != "" {
-		e.adopt(has, uint64(seq))
+		e.adopt(has, seq)
 	}
 	return breaker.Record{}, false
 }
@@ -186,9 +190,8 @@ func (b *Breakers) report(ctx context.Context, err error) {
 
 // watch takes the records of other processes, until ctx is done.
 func (b *Breakers) watch(ctx context.Context) {
-	nc := b.store.js.Conn()
-	connected := nc.StatusChanged(nats.CONNECTED)
-	defer nc.RemoveStatusListener(connected)
+	connected := b.nc.StatusChanged(nats.CONNECTED)
+	defer b.nc.RemoveStatusListener(connected)
 	for ctx.Err() == nil {
 		if b.follow(ctx, connected) == nil {
 			continue
@@ -207,7 +210,7 @@ func (b *Breakers) watch(ctx context.Context) {
 func (b *Breakers) follow(ctx context.Context, connected <-chan nats.Status) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := open(ctx, b.store, b.service+".*")
+	w, err := b.bucket.Watch(ctx, b.service+".*")
 	if err != nil {
 		return err
 	}
@@ -239,7 +242,7 @@ func (b *Breakers) follow(ctx context.Context, connected <-chan nats.Status) err
 
 // learn takes one record from the watch.
 func (b *Breakers) learn(e jetstream.KeyValueEntry, seen map[string]bool) {
-	r, err := decode(e)
+	r, err := record.Decode[breaker.Record](b.bucket, e)
 	if err != nil {
 		return // `drover breakers ls` says so
 	}
@@ -286,7 +289,7 @@ func (b *Breakers) restore(seen map[string]bool) {
 	for name, e := range b.all {
 		if e.State() == breaker.Open && e.seq > 0 && !seen[name] && now.Before(e.Record().Until) {
 			e.pending, e.seq = true, 0
-			b.wake()
+			wake(b.work)
 		}
 	}
 }

@@ -2,121 +2,23 @@ package circuit
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/breaker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/task"
 )
 
-// Errors of this package that callers branch on.
-var (
-	ErrNoBucket = errors.New("the broker has no bucket " + task.BreakersBucket) // returned when the topology was not applied
-	ErrDenied   = errors.New("the broker does not allow it")                    // returned when the credentials lack a permission
-)
+const keepFor = 10 * time.Minute // a closed record, so that a process that was away learns of it; and an open one beyond its end
 
-// errConflict is returned when another process was first.
-var errConflict = errors.New("the record is another one by now")
+func bucket(js jetstream.JetStream) record.Bucket { return record.In(js, task.BreakersBucket) }
 
-const (
-	askLimit = 2 * time.Second  // of one request
-	keepFor  = 10 * time.Minute // a closed record, so that a process that was away learns of it; and an open one beyond its end
-	anyway   = -1               // no sequence
-)
+func key(service, destination string) string { return record.Key(service+".", destination) }
 
-// store reads and writes records.
-type store struct{ js jetstream.JetStream }
-
-const stream = "KV_" + task.BreakersBucket // behind the bucket
-
-// get returns the record of a destination with its sequence; both are zero when
-// there is none. A record that expired has a sequence alone.
-func (s store) get(ctx context.Context, service, destination string) (r breaker.Record, seq int64, err error) {
-	err = s.ask(ctx, "$JS.API.DIRECT.GET."+stream, func(ctx context.Context) error {
-		// Only its name is used: whether it exists, the answer says.
-		st, err := s.js.Stream(ctx, stream)
-		if err != nil {
-			return err
-		}
-		m, err := st.GetLastMsgForSubject(ctx, subject(service, destination))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		seq = int64(m.Sequence)
-		if len(m.Data) == 0 { // the marker of an expiry
-			return nil
-		}
-		return json.Unmarshal(m.Data, &r)
-	})
-	return r, seq, err
-}
-
-// put writes r unless the sequence of what is there is another one, and returns
-// its own.
-func (s store) put(ctx context.Context, service string, r breaker.Record, seq int64) (uint64, error) {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return 0, err
-	}
-	ttl := (keepFor + max(0, time.Until(r.Until))).Round(time.Second)
-	opts := []jetstream.PublishOpt{jetstream.WithMsgTTL(ttl), jetstream.WithExpectStream(stream)}
-	if seq != anyway {
-		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(uint64(seq)))
-	}
-	where := subject(service, r.Destination)
-	var stored uint64
-	err = s.ask(ctx, where, func(ctx context.Context) error {
-		ack, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: where, Data: data}, opts...)
-		if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-			return errConflict
-		}
-		if err == nil {
-			stored = ack.Sequence
-		}
-		return err
-	})
-	return stored, err
-}
-
-// ask makes one request; its subject is for the message when it is denied.
-func (s store) ask(ctx context.Context, subject string, f func(context.Context) error) error {
-	before := s.js.Conn().LastError()
-	if s.js.Conn().IsReconnecting() {
-		return nats.ErrDisconnected // and not a buffer that is sent who knows when
-	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
-	defer cancel()
-	err := f(ctx)
-	if err == nil || errors.Is(err, errConflict) {
-		return err
-	}
-	said := s.js.Conn().LastError()
-	if said != before && errors.Is(said, nats.ErrPermissionViolation) && strings.Contains(said.Error(), subject) { //nolint:errorlint // is it the same one
-		return fmt.Errorf("%w: publish to %s: grant it to these credentials", ErrDenied, subject)
-	}
-	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return fmt.Errorf("%w: make it with `drover streams apply`", ErrNoBucket)
-	}
-	return err
-}
-
-// key of a destination, which may hold anything.
-func key(service, destination string) string {
-	sum := sha256.Sum256([]byte(destination))
-	return service + "." + hex.EncodeToString(sum[:16])
-}
-
-func subject(service, destination string) string {
-	return "$KV." + task.BreakersBucket + "." + key(service, destination)
+// put writes r unless the sequence of what is there is another one than after, and
+// returns its own.
+func put(ctx context.Context, b record.Bucket, service string, r breaker.Record, after uint64) (uint64, error) {
+	return b.Put(ctx, key(service, r.Destination), r, keepFor+max(0, time.Until(r.Until)), after)
 }

@@ -46,8 +46,11 @@ func history(l *Letter, trace string) []Step {
 		published += ", not to be started after " + stamp(l.Deadline)
 	}
 	steps := []Step{{At: l.EnqueuedAt, Text: published}}
-	last := 0
+	waits, last := l.Waits, 0
 	for _, f := range l.Errors {
+		for len(waits) > 0 && waits[0].First.Before(f.At) {
+			steps, waits = append(steps, waited(waits[0])), waits[1:]
+		}
 		if last > 0 && f.Attempt > last+1 {
 			steps = append(steps, Step{Text: fmt.Sprintf("attempts %d to %d: not kept", last+1, f.Attempt-1)})
 		}
@@ -58,11 +61,30 @@ func history(l *Letter, trace string) []Step {
 		}
 		steps = append(steps, s)
 	}
+	for _, w := range waits {
+		steps = append(steps, waited(w))
+	}
 	reason := string(l.Reason)
 	if reason == "" {
 		reason = "no reason given"
 	}
 	return append(steps, Step{At: l.DiedAt, Text: "dead-lettered: " + reason})
+}
+
+// waited is when a task was put off for one reason, without an attempt.
+func waited(w task.Wait) Step {
+	why := string(w.Reason)
+	switch w.Reason {
+	case task.Circuit:
+		why += ": the breaker of its destination was open"
+	case task.PutOff:
+		why += ": the handler asked for a later time"
+	default: // the word says it
+	}
+	if w.Times == 1 {
+		return Step{At: w.First, Text: "waited, " + why}
+	}
+	return Step{At: w.First, Text: fmt.Sprintf("waited %d times, the last time from %s, %s", w.Times, stamp(w.Last), why)}
 }
 
 // verdict is why l is dead, and what its reader can do.
@@ -73,7 +95,7 @@ func verdict(l *Letter) (why string, next []string) {
 	switch l.Reason {
 	case task.Failed:
 		why = fmt.Sprintf("All %d attempts ended in an error.", l.Attempt)
-		next = []string{"If the cause is mended, for example a destination that was down: " + redrive, "If the task is of no use any more: " + discard}
+		next = append(atLimit(l), "If the cause is mended, for example a destination that was down: "+redrive, "If the task is of no use any more: "+discard)
 	case task.Permanent:
 		why = "The handler said that no further attempt could mend it."
 		next = []string{"Read the last error: the arguments or the state of something else are wrong.", "After mending that: " + redrive, "If the task was a mistake: " + discard}
@@ -105,6 +127,34 @@ func verdict(l *Letter) (why string, next []string) {
 		next = []string{"Run it again: " + redrive, "Delete it: " + discard}
 	}
 	return why, next
+}
+
+// atLimit is what to do about a task of an isolated kind whose process ended without a
+// verdict: its last error begins with how, after the time limit if that was it.
+func atLimit(l *Letter) []string {
+	if len(l.Errors) == 0 {
+		return nil
+	}
+	last, service := l.Errors[len(l.Errors)-1].Error, l.Subject.Service
+	if after, ok := strings.CutPrefix(last, "time limit reached ("); ok {
+		_, last, _ = strings.Cut(after, "): ")
+	}
+	how, _, _ := strings.Cut(last, ": ")
+	switch how {
+	case "oom":
+		return []string{
+			"It ran in a process of its own, which took more memory than it may: look at the size of what its arguments name. It harmed no other task.",
+			"If that is a size to be expected, release a " + service + " with more memory for " + l.Subject.Kind() + " (worker.Memory), or a machine or container with more.",
+		}
+	case "killed":
+		return []string{
+			"It ran in a process of its own, which was ended at the limit that the last error names: look for what makes it take so long, or so much.",
+			"If that is to be expected, release a " + service + " with a higher limit for " + l.Subject.Kind() + " (worker.Timeout, worker.CPUTime, worker.TempSpace).",
+		}
+	case "died":
+		return []string{"It ran in a process of its own, which ended before it had said what became of the task: the last error has the end of its output."}
+	}
+	return nil
 }
 
 // String is the explanation as text of several lines, without control characters.

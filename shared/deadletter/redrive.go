@@ -109,7 +109,7 @@ func redrive(ctx context.Context, js jetstream.JetStream, l *Letter, cfg config)
 // Headers that belong to the generation that died, beside all Nats-*.
 var former = map[string]bool{
 	task.HeaderEnqueuedAt: true, task.HeaderDeadline: true, task.HeaderSubject: true, task.HeaderAttempt: true,
-	task.HeaderHop: true, task.HeaderDeaths: true, task.HeaderErrors: true, task.HeaderPrev: true,
+	task.HeaderHop: true, task.HeaderDeaths: true, task.HeaderErrors: true, task.HeaderWaits: true, task.HeaderPrev: true,
 	task.HeaderReason: true, task.HeaderDiedAt: true,
 }
 

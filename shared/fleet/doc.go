@@ -27,5 +27,5 @@
 //
 // # Errors
 //
-// [ErrNoBucket], [ErrDenied] and [ErrTaken] are for callers that branch.
+// [record.ErrNoBucket], [broker.ErrDenied] and [ErrTaken] are for callers that branch.
 package fleet

@@ -10,6 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/audit"
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -45,7 +47,7 @@ func (r Record) Explains(until time.Time) bool { return r.Until.Equal(until) }
 // record of a pause that is not, which nobody reads and which expires, and never a
 // pause that nobody explains. Pausing again replaces end, reason and name. Pause
 // goes on after an error. It returns the records of the shares that are paused,
-// and the joined errors about the others, which wrap [ErrNoBucket], [ErrDenied] or
+// and the joined errors about the others, which wrap [record.ErrNoBucket], [broker.ErrDenied] or
 // jetstream.ErrConsumerNotFound; doing it again is safe. The act is in the audit
 // trail; when that cannot take it, nothing is done: see [audit.ErrNotStored].
 func Pause(ctx context.Context, js jetstream.JetStream, durables []Durable, r Record) ([]Record, error) {
@@ -86,13 +88,13 @@ func conclude(ctx context.Context, js jetstream.JetStream, act audit.Entry, coun
 func pauseShare(ctx context.Context, js jetstream.JetStream, of []Durable, r Record) error {
 	key, err := pauseKey(r.Class, r.Service)
 	if err == nil {
-		err = put(ctx, js, key, r, time.Until(r.Until)+markerTTL, anyRevision)
+		_, err = bucket(js).Put(ctx, key, r, time.Until(r.Until)+explainFor, record.Any)
 	}
 	if err != nil {
 		return err
 	}
 	for _, d := range of {
-		err := ask(ctx, js, d.subject(), func(ctx context.Context) error {
+		err := broker.Ask(ctx, js.Conn(), d.subject(), askLimit, func(ctx context.Context) error {
 			_, err := js.PauseConsumer(ctx, d.Stream, d.Name, r.Until)
 			return err
 		})
@@ -148,7 +150,7 @@ func resumeShare(ctx context.Context, js jetstream.JetStream, of []Durable, reco
 	for _, d := range of {
 		err := settled(ctx, js, d, func(i *jetstream.ConsumerInfo) bool { was = was || i.Paused; return true })
 		if err == nil {
-			err = ask(ctx, js, d.subject(), func(ctx context.Context) error {
+			err = broker.Ask(ctx, js.Conn(), d.subject(), askLimit, func(ctx context.Context) error {
 				_, err := js.ResumeConsumer(ctx, d.Stream, d.Name)
 				return err
 			})
@@ -167,7 +169,7 @@ func resumeShare(ctx context.Context, js jetstream.JetStream, of []Durable, reco
 	if err != nil {
 		return was, err
 	}
-	return was, remove(ctx, js, key)
+	return was, bucket(js).Delete(ctx, key, record.Any)
 }
 
 // settled waits until the consumer says that it is as ok wants it: a cluster
@@ -197,6 +199,8 @@ func settled(ctx context.Context, js jetstream.JetStream, d Durable, ok func(*je
 }
 
 const (
+	askLimit    = 5 * time.Second  // of one request to a consumer
+	explainFor  = time.Minute      // a pause after its end, for who looks then
 	settleLimit = 10 * time.Second // an election takes 6 to 8 s
 	settleEvery = 50 * time.Millisecond
 )
@@ -206,7 +210,7 @@ const (
 func Records(ctx context.Context, js jetstream.JetStream) ([]Record, error) {
 	var all []Record
 	var errs []error
-	for r, err := range entries[Record](ctx, js, "pause.>") {
+	for r, err := range values[Record](ctx, js, "pause.>") {
 		if err != nil {
 			errs = append(errs, err)
 			continue

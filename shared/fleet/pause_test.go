@@ -12,8 +12,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/audit"
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/record"
 )
 
 // stopped are the durables that the broker has paused.
@@ -220,8 +222,8 @@ func TestPauseFails(t *testing.T) {
 	if err := js.DeleteKeyValue(t.Context(), "FLEET"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fleet.Pause(t.Context(), js, all[2:4], r); !errors.Is(err, fleet.ErrNoBucket) {
-		t.Errorf("Pause() without the bucket = %v, want %v", err, fleet.ErrNoBucket)
+	if _, err := fleet.Pause(t.Context(), js, all[2:4], r); !errors.Is(err, record.ErrNoBucket) {
+		t.Errorf("Pause() without the bucket = %v, want %v", err, record.ErrNoBucket)
 	}
 	if got := stopped(t, js, all[4:]); len(got) != 2 {
 		t.Errorf("%v are paused, want the ones of before", got)
@@ -233,7 +235,7 @@ func TestPauseIsDenied(t *testing.T) {
 	user, admin := restricted(t, "audit.>", "$KV.FLEET.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.>")
 	all := topology(t, admin)
 	_, err := fleet.Pause(t.Context(), user, all[:1], fleet.Record{Until: time.Now().Add(time.Hour)})
-	if !errors.Is(err, fleet.ErrDenied) || !strings.Contains(err.Error(), "CONSUMER.PAUSE.TASKS_URGENT.email") {
-		t.Errorf("Pause() = %v, want %v with the subject", err, fleet.ErrDenied)
+	if !errors.Is(err, broker.ErrDenied) || !strings.Contains(err.Error(), "CONSUMER.PAUSE.TASKS_URGENT.email") {
+		t.Errorf("Pause() = %v, want %v with the subject", err, broker.ErrDenied)
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/broker"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/task"
 )
 
@@ -29,6 +31,9 @@ type Process struct {
 	NotReady string    `json:"not_ready,omitempty"`
 	Lanes    []Lane    `json:"lanes,omitempty"`
 	Busy     []Busy    `json:"busy,omitempty"`
+
+	Confined *Confined  `json:"confined,omitempty"` // nil without isolated kinds
+	Isolated []Isolated `json:"isolated,omitempty"`
 }
 
 // Lane is what a process does in one lane.
@@ -46,6 +51,21 @@ type Busy struct {
 	Kind    string  `json:"kind"`
 	Running int     `json:"running"`
 	Longest float64 `json:"longest_seconds"` // how long the first of them has run
+}
+
+// Confined is how a process holds the tasks of its isolated kinds.
+type Confined struct {
+	Memory    string `json:"memory"`    // "cgroup", "rlimit" or "none"
+	Processes string `json:"processes"` // "cgroup", "environment" or "group"
+}
+
+// Isolated counts tasks of an isolated kind whose process ended without a verdict,
+// since their worker started.
+type Isolated struct {
+	Kind   string `json:"kind"`
+	OOM    int64  `json:"oom"`    // reached their memory cap
+	Killed int64  `json:"killed"` // reached another limit
+	Died   int64  `json:"died"`   // by themselves, or by someone else
 }
 
 const (
@@ -115,19 +135,19 @@ func Announce(ctx context.Context, js jetstream.JetStream, a Announcement) error
 // renewIn is how long to wait after a write that ended in err.
 func renewIn(err error) time.Duration {
 	every := AnnounceEvery
-	if errors.Is(err, ErrDenied) {
+	if errors.Is(err, broker.ErrDenied) {
 		every = deniedEvery // each try is an error in the broker's log, and in ours
 	}
 	return every*9/10 + rand.N(every/5)
 }
 
 // Put writes the entry of p, for [AnnounceTTL]. It returns an error wrapping
-// [ErrNoBucket] or [ErrDenied], or one of the broker.
+// [record.ErrNoBucket] or [broker.ErrDenied], or one of the broker.
 func Put(ctx context.Context, js jetstream.JetStream, p Process) error {
 	key, err := processKey(p.Service, p.Instance)
 	if err == nil {
 		p.At = time.Now().UTC()
-		err = put(ctx, js, key, p, AnnounceTTL, anyRevision)
+		_, err = bucket(js).Put(ctx, key, p, AnnounceTTL, record.Any)
 	}
 	if err != nil {
 		return fmt.Errorf("announce %s %s: %w", p.Service, p.Instance, err)
@@ -141,18 +161,18 @@ func Remove(ctx context.Context, js jetstream.JetStream, service, instance strin
 	if err != nil {
 		return err
 	}
-	return remove(ctx, js, key)
+	return bucket(js).Delete(ctx, key, record.Any)
 }
 
 // Processes returns the processes of the fleet, or of one service when service is
 // not "", those that spoke last at the end. An entry that cannot be read is an
-// error in its place. An error wrapping [ErrNoBucket] or [ErrDenied] is the only
+// error in its place. An error wrapping [record.ErrNoBucket] or [broker.ErrDenied] is the only
 // element.
 func Processes(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Process, error] {
 	if service == "" {
-		return entries[Process](ctx, js, "process.>")
+		return values[Process](ctx, js, "process.>")
 	}
-	return entries[Process](ctx, js, "process."+task.Token(service)+".>")
+	return values[Process](ctx, js, "process."+task.Token(service)+".>")
 }
 
 func processKey(service, instance string) (string, error) {

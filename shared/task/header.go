@@ -20,6 +20,7 @@ const (
 	HeaderDeaths     = "Task-Deaths"     // deliveries that ended in no verdict
 	HeaderGeneration = "Task-Generation" // redrives so far
 	HeaderErrors     = "Task-Errors"     // JSON: the first failure and the last nine
+	HeaderWaits      = "Task-Waits"      // JSON: how often it was put off without an attempt, by reason
 	HeaderPrev       = "Task-Prev"       // traceparent of the previous attempt
 	HeaderReason     = "Task-Reason"     // why it was moved last
 	HeaderDiedAt     = "Task-Died-At"    // RFC 3339: when it was dead-lettered

@@ -26,6 +26,7 @@ type State struct {
 	Encoding   string    // of the body: "" or [EncodingZstd]
 	Ref        string    // name of the body in BODIES; "" when it is in the message
 	Errors     []Failure // of this generation, oldest first: the first and the last nine
+	Waits      []Wait    // of this generation: when it was put off without an attempt
 	Prev       string    // traceparent of the previous attempt; "" for none
 	Reason     Reason    // of the last move; "" when there was none
 	DiedAt     time.Time // when it was dead-lettered; zero while it lives
@@ -95,6 +96,8 @@ func ReadState(subject string, h nats.Header, at Stored) (State, error) {
 			r.count(name, v, &s.Deaths)
 		case HeaderErrors:
 			r.failures(name, v)
+		case HeaderWaits:
+			r.waits(name, v)
 		case HeaderEncoding:
 			if s.Encoding = v; v != EncodingZstd {
 				r.errs = append(r.errs, fmt.Errorf("%w %s: %q, want zstd or none", ErrBadHeader, name, v))
@@ -219,6 +222,7 @@ func (s *State) Header(h nats.Header) nats.Header {
 	set(HeaderAttempt, count(s.Attempt))
 	set(HeaderHop, count(s.Hop))
 	set(HeaderDeaths, count(s.Deaths))
+	set(HeaderWaits, s.waitsHeader())
 	set(HeaderPrev, s.Prev)
 	set(HeaderReason, string(s.Reason))
 	set(HeaderDiedAt, stamp(s.DiedAt))

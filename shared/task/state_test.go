@@ -48,7 +48,8 @@ func TestStateSurvivesMove(t *testing.T) {
 	s := task.State{
 		Subject: task.Subject{Class: task.Bulk, Service: "sync", Action: "page", Tenant: "acme"}, ID: "order 17/ä",
 		Generation: 2, Attempt: 3, Hop: 4, Deaths: 1, EnqueuedAt: now, Deadline: now.Add(time.Hour), Encoding: task.EncodingZstd, Ref: "body-1",
-		Errors: []task.Failure{{Attempt: 1, At: now, Error: "line one\nline two\r\n\x00ü", Trace: "t"}}, Prev: "p", Reason: task.Failed, DiedAt: now.Add(time.Minute),
+		Errors: []task.Failure{{Attempt: 1, At: now, Error: "line one\nline two\r\n\x00ü", Trace: "t"}},
+		Waits:  []task.Wait{{Reason: task.Circuit, Times: 2, First: now, Last: now.Add(time.Second)}}, Prev: "p", Reason: task.Failed, DiedAt: now.Add(time.Minute),
 	}
 	h := s.Header(nats.Header{
 		"X-Mine": {"a", "b"}, "Task-Encoding": {"zstd"}, "Task-Ref": {"body-1"}, "Task-Attempt": {"99"},
@@ -137,6 +138,8 @@ func TestReadStateBadHeaders(t *testing.T) {
 		{"Task-Generation": {"99999999999999999999"}},
 		{"Task-Deaths": {" 1"}},
 		{"Task-Errors": {"{"}},
+		{"Task-Waits": {"{"}},
+		{"Task-Waits": {"[" + strings.Repeat("{},", 20) + "{}]"}},
 		{"Task-Encoding": {"gzip"}},
 	} {
 		s, err := task.ReadState("tasks.default.email.send", h, stored)

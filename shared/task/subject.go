@@ -32,6 +32,10 @@ const (
 	BreakersBucket = "BREAKERS"   // key-value: which destinations are left alone
 	LimitsBucket   = "LIMITS"     // key-value: how much of each limit is in use
 
+	// BreakersSubject, with the service after it, is where its processes tell each
+	// other what failed. No stream keeps it.
+	BreakersSubject = "breakers."
+
 	// DeadletterService reads what went wrong with the tasks of all services, with
 	// durables of that name. It takes none itself, so no fleet file names it.
 	DeadletterService = "deadletter"

@@ -44,6 +44,9 @@ const (
 	BreakerState   = "breaker.state"
 	Destination    = "destination" // of a breaker; in logs alone
 
+	IsolationMemory    = "isolation.memory"    // what caps the memory of isolated tasks: "cgroup", "rlimit" or "none"
+	IsolationProcesses = "isolation.processes" // how what they start is found: "cgroup", "environment" or "group"
+
 	MessagingSystem        = "messaging.system"
 	MessagingOperationName = "messaging.operation.name"
 	MessagingOperationType = "messaging.operation.type"
@@ -70,6 +73,9 @@ const (
 
 	MetricBreakerTurns = "drover.breaker.transitions"  // {transition}, counter, by state, from the process that made it
 	MetricBreakers     = "drover.breaker.destinations" // {destination}, gauge, by state, as this process knows them
+
+	MetricIsolated      = "drover.worker.isolation" // {worker}, gauge: 1, by how isolated tasks are confined
+	MetricIsolatedEnded = "drover.isolated.ended"   // {task}, counter: processes that ended without a verdict, by error.type
 
 	MetricDepth  = "drover.lane.depth"      // {task}, gauge, from the consumer's leader
 	MetricOldest = "drover.lane.oldest_age" // s, gauge

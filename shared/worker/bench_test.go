@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,7 +17,9 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 )
@@ -85,7 +88,11 @@ func BenchmarkDrainBare(b *testing.B) {
 	b.ReportMetric(float64(used.Microseconds())/drainTasks/float64(b.N), "cpu-µs/task")
 }
 
-func BenchmarkDrain(b *testing.B) {
+func BenchmarkDrain(b *testing.B) { drain(b, func(context.Context, note) error { return nil }) }
+
+// drain has a worker run all that was preloaded.
+func drain(b *testing.B, handle func(context.Context, note) error, opts ...worker.HandlerOption) {
+	b.Helper()
 	b.ReportAllocs()
 	var total, used time.Duration
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(0.01))))
@@ -100,12 +107,13 @@ func BenchmarkDrain(b *testing.B) {
 		b.StartTimer()
 		begin, before := time.Now(), cpu(b)
 		_, stop := start(b, js, func(w *worker.Worker) {
-			worker.Handle(w, func(context.Context, note) error {
+			worker.Handle(w, func(ctx context.Context, x note) error {
+				err := handle(ctx, x)
 				if n.Add(1) == drainTasks {
 					close(all)
 				}
-				return nil
-			})
+				return err
+			}, opts...)
 		}, worker.TracerProvider(traces), worker.MeterProvider(meter))
 		<-all
 		total, used = total+time.Since(begin), used+cpu(b)-before
@@ -117,6 +125,24 @@ func BenchmarkDrain(b *testing.B) {
 	}
 	b.ReportMetric(float64(drainTasks)*float64(b.N)/total.Seconds(), "tasks/s")
 	b.ReportMetric(float64(used.Microseconds())/drainTasks/float64(b.N), "cpu-µs/task")
+}
+
+// BenchmarkDrainBreaker is [BenchmarkDrain] without a breaker and with one, whose
+// destination is well, or has failed within the window, so that it is counted.
+func BenchmarkDrainBreaker(b *testing.B) {
+	well := func(context.Context, note) error { return nil }
+	opts := []worker.HandlerOption{worker.Breaker(breaker.Policy{}, host), worker.Retry(retry.Policy{Base: time.Hour, Cap: time.Hour})}
+	b.Run("without", func(b *testing.B) { drain(b, well) })
+	b.Run("well", func(b *testing.B) { drain(b, well, opts...) })
+	b.Run("failed", func(b *testing.B) {
+		var n atomic.Int64
+		drain(b, func(context.Context, note) error {
+			if n.Add(1)%drainTasks == 1 {
+				return errors.New("connection refused")
+			}
+			return nil
+		}, opts...)
+	})
 }
 
 // cpu is the processor time that this process has used, server included.
@@ -132,14 +158,15 @@ func cpu(b *testing.B) time.Duration {
 const isolatedTasks = 20
 
 // BenchmarkIsolated is what a task costs that runs in a process of its own, one
-// after the other: beside a process that does as much to start, connects and builds
+// after the other, without a cgroup and in one: beside a process that does as much to start, connects and builds
 // its worker, and ends without a task.
 func BenchmarkIsolated(b *testing.B) {
-	b.Run("task", func(b *testing.B) {
+	task := func(b *testing.B, cgroup string) {
+		b.Helper()
 		url, js := natstest.Listen(b)
 		topology(b, js, ackWait)
 		l := newLedger(b)
-		p, _ := spawnIsolated(b, url, l, envSlots+"=1")
+		p, _ := spawnIsolated(b, url, l, envSlots+"=1", envCgroup+"="+cgroup)
 		n := 0
 		var total time.Duration
 		for b.Loop() {
@@ -153,6 +180,11 @@ func BenchmarkIsolated(b *testing.B) {
 		}
 		p.Stop()
 		b.ReportMetric(float64(total.Microseconds())/1000/(isolatedTasks-1)/float64(b.N), "ms/task")
+	}
+	b.Run("task", func(b *testing.B) { task(b, withoutCgroup(b)) })
+	b.Run("cgroup", func(b *testing.B) { // where this machine allows it; else as above
+		dir, _ := delegate(b)
+		task(b, dir)
 	})
 	b.Run("process", func(b *testing.B) {
 		url, _ := natstest.Listen(b)

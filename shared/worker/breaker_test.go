@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +41,7 @@ func records(tb testing.TB, js jetstream.JetStream) map[string]breaker.Record {
 func TestBreakerParks(t *testing.T) {
 	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
 		topology(t, js, ackWait)
-		const tasks, spread = 3000, 10 * time.Second
+		tasks, spread := storm(1000, 10_000), 10*time.Second
 		var mu sync.Mutex
 		dead, calls, burned, well := true, 0, 0, 0
 		var back []time.Time
@@ -139,6 +134,7 @@ func flat(t *testing.T, at []time.Time, window time.Duration) {
 		most = max(most, bins[a.Unix()])
 	}
 	mean := float64(len(at)) / window.Seconds()
+	t.Logf("%d tasks came back within %v, at most %d in one second: %.2f of the mean", len(at), window, most, float64(most)/mean)
 	if ratio := float64(most) / mean; ratio > 1.5 {
 		t.Errorf("in the fullest second %d tasks came back, %.2f of the mean of %.0f; want at most 1.5", most, ratio, mean)
 	}
@@ -189,6 +185,41 @@ func TestBreakerVerdicts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// That a task waited behind a breaker is in its history when it dies, and no attempt
+// of it.
+func TestBreakerInHistory(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(context.Context, note) error { return retry.Permanent(errors.New("no such account")) },
+				worker.Breaker(breaker.Policy{Spread: time.Second}, host))
+		})
+		for range 2 {
+			if _, err := circuit.Open(t.Context(), js, circuit.Order{Service: "test", Destination: "a", For: 10 * time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			publish(t, js, "one", note{Text: "a"}) // the second one is a duplicate
+			time.Sleep(8 * time.Second)
+		}
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		dead := letters(t, js)
+		if len(dead) != 1 {
+			t.Fatalf("%d dead letters, want 1", len(dead))
+		}
+		st := state(t, "DEAD", dead[0])
+		if len(st.Waits) != 1 || st.Waits[0].Reason != task.Circuit || st.Waits[0].Times < 2 || !st.Waits[0].Last.After(st.Waits[0].First) {
+			t.Errorf("Waits = %+v, want twice or more for a breaker", st.Waits)
+		}
+		if st.Attempt != 1 || len(st.Errors) != 1 || st.Reason != task.Permanent {
+			t.Errorf("%d attempts, %d failures, reason %s, want the one that was made", st.Attempt, len(st.Errors), st.Reason)
+		}
+	})
 }
 
 // A mistake in the option is told by Run.
@@ -256,116 +287,4 @@ func TestBreakerWithoutBucket(t *testing.T) {
 		}
 		empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
 	})
-}
-
-// callerMain is a worker process whose handler calls an HTTP server.
-func callerMain() int { return runRole(newCaller) }
-
-func newCaller(js jetstream.JetStream) (*worker.Worker, error) {
-	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: callerSlots, RetrySlots: callerSlots}),
-		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
-	if err != nil {
-		return nil, err
-	}
-	worker.Handle(w, func(ctx context.Context, n note) error {
-		info, _ := task.FromContext(ctx)
-		url := fmt.Sprintf("%s/?id=%s&attempt=%d&pid=%d&host=%s", os.Getenv(envLedger), info.ID, info.Attempt, os.Getpid(), n.Text)
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
-	}, worker.Breaker(callerPolicy, host), worker.Retry(retry.Policy{Base: time.Second, Cap: time.Second}))
-	return w, nil
-}
-
-const callerSlots = 4
-
-var callerPolicy = breaker.Policy{Failures: 10, Open: time.Second, Probes: 2, Spread: time.Second}
-
-// An API is dead for thousands of tasks of two processes: what reaches it is
-// bounded, also while the broker is killed; the other API is called meanwhile; and
-// all of it recovers by itself.
-func TestBreakerOfFleet(t *testing.T) {
-	t.Parallel()
-	broker := natstest.StartBroker(t)
-	js := broker.Connect(t)
-	topology(t, js, 2*time.Second)
-	var mu sync.Mutex
-	dead, calls, well, done := true, 0, 0, map[string]bool{}
-	finished := make(chan struct{})
-	const tasks, others = 1000, 100
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		if r.FormValue("host") == "well" {
-			well++
-			return
-		}
-		if calls++; dead {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		if done[r.FormValue("id")] = true; len(done) == tasks {
-			select {
-			case <-finished:
-			default:
-				close(finished)
-			}
-		}
-	}))
-	t.Cleanup(api.Close)
-	for i := range tasks {
-		publish(t, js, fmt.Sprintf("a%d", i), note{Text: "dead"})
-	}
-	for i := range others {
-		publish(t, js, fmt.Sprintf("b%d", i), note{Text: "well"})
-	}
-	env := []string{envURL + "=" + broker.URL, envLedger + "=" + api.URL}
-	fleet := []*natstest.Process{natstest.Spawn(t, "caller", env...), natstest.Spawn(t, "caller", env...)}
-
-	began := time.Now()
-	time.Sleep(2500 * time.Millisecond) // it opens, and is probed once or so
-	broker.Kill()
-	time.Sleep(time.Second)
-	broker.Restart(t)
-	time.Sleep(1500 * time.Millisecond)
-	mu.Lock()
-	periods := int(time.Since(began)/callerPolicy.Open) + 1
-	// Each process may open on its own, with what it has in flight, and without the
-	// broker each probes on its own.
-	most := 2*(callerPolicy.Failures+2*callerSlots) + 2*callerPolicy.Probes*periods
-	t.Logf("%d calls reached the dead API in %v, of at most %d", calls, time.Since(began).Round(time.Second), most)
-	if calls < callerPolicy.Failures || calls > most {
-		t.Errorf("%d calls reached the dead API, want %d to %d", calls, callerPolicy.Failures, most)
-	}
-	if well < others {
-		t.Errorf("%d of %d calls reached the other API", well, others)
-	}
-	dead = false
-	mu.Unlock()
-	select {
-	case <-finished:
-	case <-time.After(30 * time.Second):
-		mu.Lock()
-		t.Errorf("%d of %d tasks are done", len(done), tasks)
-		mu.Unlock()
-	}
-	for _, p := range fleet {
-		p.Signal(syscall.SIGTERM)
-	}
-	for _, p := range fleet {
-		p.Wait()
-	}
-	if dead := letters(t, js); len(dead) > 0 {
-		t.Errorf("%d dead letters, want none: no attempt is burned for waiting", len(dead))
-	}
 }

@@ -33,8 +33,10 @@ type assignment struct {
 	Trace nats.Header // trace context and baggage
 	Limit time.Duration
 
-	Memory int64  // bytes that the child may occupy; 0: no cap
-	Temp   string // the folder to remove if the parent dies; "" for none
+	Memory int64 // bytes to which the child caps itself; 0: it does not
+
+	// What the child ends and removes if the parent dies; "" for none.
+	Temp, Mark, Cgroup string
 }
 
 // recall follows the assignment when the parent wants the task back.
@@ -68,20 +70,22 @@ func (l *lane) inChild(d *delivery, deaths int) Handler {
 		deadline, _ := ctx.Deadline()
 		as := assignment{Info: t.Info, Body: t.Body, Limit: time.Until(deadline), Trace: nats.Header{}}
 		telemetry.Inject(ctx, as.Trace)
-		c, err := startChild(k.isolation, t.Kind+" "+t.ID, l.w.grace)
+		c, err := startChild(k.isolation, l.w.cgroups, t.Kind+" "+t.ID, l.w.grace)
 		if err != nil {
 			return fmt.Errorf("run task in a child: %w", err)
 		}
 		a := c.run(ctx, as)
 		if left := c.close(); left != nil {
-			l.w.log.WarnContext(ctx, "the temp folder of an isolated task stays on the disk: remove it", slog.Any("error", left))
+			l.w.log.WarnContext(ctx, "an isolated task has left something behind: remove it", slog.Any("error", left))
 		}
 		cause := context.Cause(ctx)
 		switch {
 		case a.Completed:
 			return a.verdict()
 		case k.isolation != nil && (cause == nil || errors.Is(cause, ErrTimeLimit)):
-			return c.end(a.Begun)
+			end := c.end(a.Begun)
+			k.isolation.ends.count(end.reason)
+			return end
 		case cause != nil:
 			return fmt.Errorf("child was killed: %w", cause)
 		case !a.Begun:

@@ -1,13 +1,9 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
-
-	"github.com/droverhq/drover/shared/telemetry"
 )
 
 // Isolated runs every task of this kind in a process of its own: this binary,
@@ -20,9 +16,11 @@ import (
 // Without limits it guards against crashes and against a handler that does not
 // return: its context is cancelled as in the worker's own process, and half the
 // grace later (see [Grace]) the process is killed with everything that it started.
-// Those are found by their process group and, on Linux, by an environment variable:
-// one that leaves its group and clears its environment too, or that runs as another
-// user, is not found.
+// Where this process may divide its cgroup (version 2), each task has one of its own,
+// and nothing leaves that. Elsewhere they are found by their process group and, on
+// Linux, by an environment variable: one that leaves its group and clears its
+// environment too, or that runs as another user, is not found. [Status] says which of
+// both it is.
 //
 // TMPDIR is a folder of the task's own, removed after it, with a limit (see
 // [TempSpace]). What the task prints goes to standard error as far as 64 KiB;
@@ -56,6 +54,7 @@ type isolation struct {
 	memory int64         // bytes; 0: no cap
 	cpu    time.Duration // 0: no limit
 	temp   int64         // bytes
+	ends   ends
 }
 
 const (
@@ -66,11 +65,14 @@ const (
 
 // Memory caps what an isolated task's process may occupy, in bytes, at least 32 MiB.
 // About 10 MiB of it are the service's own. The garbage collector does all it can
-// from four fifths of the cap (GOMEMLIMIT). Each process that the task starts has a
-// cap of its own, of the same size at least. In a binary that links C each thread
-// that starts during the task takes 8 MiB of it. Files that are mapped into memory
-// and memory that is shared are not counted. Without Memory there is no cap. Only
-// Linux enforces it (RLIMIT_DATA).
+// from four fifths of the cap (GOMEMLIMIT). Without Memory there is no cap. Only Linux
+// enforces it.
+//
+// In a cgroup it is the cap of the process and of all that it starts together. Without
+// one (RLIMIT_DATA) each process that the task starts has a cap of its own, of the same
+// size at least; in a binary that links C each thread that starts during the task takes
+// 8 MiB of it; and files that are mapped into memory and memory that is shared are not
+// counted.
 func Memory(bytes int64) IsolationLimit {
 	return isolationLimit(func(i *isolation) error {
 		i.memory = bytes
@@ -115,16 +117,6 @@ func TempSpace(bytes int64) IsolationLimit {
 // do all it can. Below the cap, because the collector does not count all that is
 // mapped: it must get its turn before the kernel refuses.
 func (i *isolation) heap() int64 { return i.memory / 5 * 4 }
-
-// warnUnenforced says which limits this system does not enforce.
-func (w *Worker) warnUnenforced(ctx context.Context) {
-	for _, k := range w.kinds {
-		if i := k.isolation; i != nil && !limitsEnforced && (i.memory > 0 || i.cpu > 0) {
-			w.log.WarnContext(ctx, "this system does not limit the memory or processor time of isolated tasks: only Linux does",
-				slog.String(telemetry.TaskKind, k.name))
-		}
-	}
-}
 
 // endReason says how the process of an isolated task came to its end without a
 // verdict. They are values of error.type.

@@ -1,219 +1,24 @@
 package worker_test
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/natstest"
-	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
-	"github.com/droverhq/drover/shared/telemetry"
 	"github.com/droverhq/drover/shared/worker"
 )
-
-// alone is the isolated kind of these tests, and hasty one with a short time limit
-// and one attempt.
-type (
-	alone note
-	hasty note
-)
-
-func (alone) Kind() string { return "test.alone" }
-func (hasty) Kind() string { return "test.hasty" }
-
-const (
-	envDrain  = "TEST_DRAIN"             // the drain limit
-	roleStray = "DROVER_TEST_ROLE=stray" // see natstest.Main
-	envEscape = "TEST_ESCAPE"            // of a stray: start another one outside of this group, and end
-)
-
-// isolatedMain is a worker process with isolated kinds, and a kind beside them that
-// is not.
-func isolatedMain() int {
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	return runRole(newIsolated)
-}
-
-func newIsolated(js jetstream.JetStream) (*worker.Worker, error) {
-	l := ledger(os.Getenv(envLedger))
-	drain, err := time.ParseDuration(os.Getenv(envDrain))
-	if err != nil {
-		drain = 10 * time.Second
-	}
-	slots, _ := strconv.Atoi(os.Getenv(envSlots)) // 0 without: the default
-	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots}), worker.DrainLimit(drain), worker.Grace(2*time.Second), worker.TracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spanLedger{l}))))
-	if err != nil {
-		return nil, err
-	}
-	twice := worker.Retry(retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2})
-	limits := []worker.IsolationLimit{worker.CPUTime(time.Second), worker.TempSpace(8 << 20)}
-	if !raced {
-		limits = append(limits, worker.Memory(96<<20)) // with C in the binary each new thread takes 8 MiB of it
-	}
-	worker.Handle(w, func(ctx context.Context, n note) error { return l.task(ctx, n) }, twice)
-	worker.Handle(w, func(ctx context.Context, n alone) error { return l.task(ctx, note(n)) }, twice, worker.Isolated(limits...))
-	worker.Handle(w, func(ctx context.Context, n hasty) error { return l.task(ctx, note(n)) },
-		worker.Isolated(), worker.Timeout(3*time.Second), worker.Retry(retry.Policy{Attempts: 1}))
-	return w, nil
-}
-
-// task does what its text says.
-func (l ledger) task(ctx context.Context, n note) error {
-	info, _ := task.FromContext(ctx)
-	l.write("start", info.ID, os.Getpid(), info.Attempt)
-	switch n.Text {
-	case "sleep":
-		time.Sleep(time.Second)
-	case "allocate":
-		for all := [][]byte{}; ; {
-			all = append(all, bytes.Repeat([]byte{1}, 1<<20))
-			l.write("occupies", info.ID, os.Getpid(), occupied())
-			runtime.KeepAlive(all)
-		}
-	case "allocate-some":
-		some := bytes.Repeat([]byte{1}, 40<<20)
-		fmt.Println(len(some))
-	case "burn":
-		for time.Now().Year() > 0 {
-		}
-	case "fill":
-		for i := 0; ; i++ {
-			dir := filepath.Join(os.TempDir(), strconv.Itoa(i))
-			if err := os.Mkdir(dir, 0o700); err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600); err != nil {
-				return err
-			}
-			if err := os.Chmod(dir, 0o500); err != nil { // not to be removed easily
-				return err
-			}
-			time.Sleep(time.Millisecond)
-		}
-	case "large-file":
-		f, err := os.CreateTemp("", "")
-		if err != nil {
-			return err
-		}
-		return errors.Join(f.Truncate(9<<20), f.Close())
-	case "shout":
-		line := strings.Repeat("all work and no play ", 1000) + "\n"
-		for {
-			fmt.Print(line) // until its time is up
-			time.Sleep(time.Millisecond)
-		}
-	case "fork":
-		signal.Ignore(syscall.SIGTERM)
-		for _, env := range []string{"", envEscape + "=1"} {
-			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), roleStray, env)
-			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-			if err := cmd.Start(); err != nil {
-				return err
-			}
-		}
-		select {}
-	case "wait":
-		<-ctx.Done()
-		l.write(strings.Fields(context.Cause(ctx).Error())[0], info.ID, os.Getpid(), info.Attempt)
-		return context.Cause(ctx)
-	case "stuck":
-		if err := os.WriteFile(filepath.Join(os.TempDir(), "f"), nil, 0o600); err != nil {
-			return err
-		}
-		select {}
-	case "exit":
-		fmt.Println("so long")
-		os.Exit(3)
-	case "permanent":
-		return retry.Permanent(errors.New("no such account"))
-	case "later":
-		if f, err := os.OpenFile(string(l)+".later", os.O_CREATE|os.O_EXCL, 0o600); err == nil {
-			_ = f.Close()
-			return retry.After(time.Millisecond, errors.New("not yet"))
-		}
-	case "trace":
-		return retry.Permanent(errors.New(telemetry.Traceparent(trace.SpanContextFromContext(ctx))))
-	}
-	l.write("end", info.ID, os.Getpid(), info.Attempt)
-	return nil
-}
-
-// occupied is the memory of this process, in MiB, without files that are mapped.
-func occupied() int {
-	status, _ := os.ReadFile("/proc/self/status")
-	_, after, _ := strings.Cut(string(status), "RssAnon:")
-	var kib int
-	_, _ = fmt.Sscan(after, &kib)
-	return kib >> 10
-}
-
-// spanLedger writes the error.type of each attempt into the ledger.
-type spanLedger struct{ ledger }
-
-func (l spanLedger) OnEnd(s sdktrace.ReadOnlySpan) {
-	id, failure := "", ""
-	for _, kv := range s.Attributes() {
-		switch kv.Key {
-		case telemetry.TaskID:
-			id = kv.Value.AsString()
-		case telemetry.ErrorType:
-			failure = kv.Value.AsString()
-		}
-	}
-	if failure != "" {
-		l.write("failure:"+failure, id, 0, 0)
-	}
-}
-
-func (spanLedger) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-func (spanLedger) Shutdown(context.Context) error                  { return nil }
-func (spanLedger) ForceFlush(context.Context) error                { return nil }
-
-// strayMain is a process that a task leaves behind: it ignores SIGTERM, and does not
-// end by itself.
-func strayMain() int {
-	signal.Ignore(syscall.SIGTERM, syscall.SIGHUP)
-	if os.Getenv(envEscape) != "" {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), envEscape+"=")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := cmd.Start(); err != nil {
-			return 1
-		}
-		return 0
-	}
-	ledger(os.Getenv(envLedger)).write("stray", "-", os.Getpid(), 0)
-	select {}
-}
-
-// gone reports whether a process has ended. It may not have been waited for yet.
-func gone(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return strings.HasPrefix(after, "Z") || strings.HasPrefix(after, "X")
-}
 
 const publisherTrace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -238,39 +43,77 @@ func spawnIsolated(tb testing.TB, url string, l ledger, env ...string) (p *natst
 
 // Whatever a task of an isolated kind does, only its own process ends of it: it
 // fails with the reason in its history, leaves nothing behind, and the tasks in
-// the worker itself never notice.
+// the worker itself never notice. Where this machine lets the test make a cgroup and
+// hand it over, all of it holds in cgroups too.
 func TestIsolated(t *testing.T) {
 	t.Parallel()
+	t.Run("without a cgroup", func(t *testing.T) {
+		t.Parallel()
+		testIsolated(t, withoutCgroup(t), "rlimit", "environment")
+	})
+	t.Run("in a cgroup", func(t *testing.T) {
+		t.Parallel()
+		dir, memory := delegate(t)
+		switch {
+		case dir == "":
+			t.Log("this machine lets nobody make cgroups of version 2 here: the same is shown without")
+			testIsolated(t, "", "", "")
+		case memory:
+			testIsolated(t, dir, "cgroup", "cgroup")
+		default:
+			t.Log("this machine has cgroups of version 2 without memory in them: its cap is shown by RLIMIT_DATA")
+			testIsolated(t, dir, "rlimit", "cgroup")
+		}
+	})
+}
+
+// misdeed is what a task does, and what becomes of it.
+type misdeed struct {
+	kind, text string
+	reason     task.Reason // of the dead letter; "" for none
+	starts     int
+	errorType  string   // of each failure's span
+	failure    []string // what each failure says
+}
+
+var misdeeds = []misdeed{
+	{"test.alone", "ok", "", 1, "", nil},
+	{"test.alone", "allocate-some", "", 1, "", nil},
+	{"test.alone", "later", "", 2, "", nil},
+	{"test.alone", "linger", "", 1, "", nil},
+	{"test.alone", "fork-and-end", "", 1, "", nil},
+	{"test.alone", "permanent", task.Permanent, 1, "permanent", []string{"no such account"}},
+	{"test.alone", "trace", task.Permanent, 1, "permanent", []string{"00-0af7651916cd43dd8448eb211c80319c-"}},
+	{"test.alone", "exit", task.Failed, 2, "died", []string{"died: exit status 3", "so long"}},
+	{"test.alone", "exit-0", task.Failed, 2, "died", []string{"died: exit status 0 without an answer"}},
+	{"test.alone", "burn", task.Failed, 2, "killed", []string{"killed: it used up its processor time of 1s"}},
+	{"test.alone", "fill", task.Failed, 2, "killed", []string{"killed: its temp folder took more than its limit of 8 MiB"}},
+	{"test.alone", "large-file", task.Failed, 2, "_OTHER", []string{"file too large"}},
+	{"test.alone", "open", task.Failed, 2, "_OTHER", []string{"too many open files"}},
+	{"test.hasty", "shout", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock", "all work and no play"}},
+	{"test.hasty", "shout-stderr", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock", "all work and no play"}},
+	{"test.hasty", "fork", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
+	{"test.hasty", "hang-up", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
+	{"test.hasty", "stop", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
+	{"test.hasty", "wait", task.Failed, 1, "time_limit", []string{"time limit reached"}},
+}
+
+const neighbours = 8
+
+// testIsolated has a worker in cgroup run them all beside tasks of its own. memory and
+// processes are how it should say that it confines them; "" is for not known.
+func testIsolated(t *testing.T, cgroup, memory, processes string) {
+	t.Helper()
 	url, js := natstest.Listen(t)
 	topology(t, js, 20*time.Second)
 	l := newLedger(t)
-	p, temp := spawnIsolated(t, url, l)
-	type test struct {
-		kind, text string
-		reason     task.Reason // of the dead letter; "" for none
-		starts     int
-		errorType  string   // of each failure's span
-		failure    []string // what each failure says
-	}
-	tests := []test{
-		{"test.alone", "ok", "", 1, "", nil},
-		{"test.alone", "allocate-some", "", 1, "", nil},
-		{"test.alone", "later", "", 2, "", nil},
-		{"test.alone", "permanent", task.Permanent, 1, "permanent", []string{"no such account"}},
-		{"test.alone", "trace", task.Permanent, 1, "permanent", []string{"00-0af7651916cd43dd8448eb211c80319c-"}},
-		{"test.alone", "exit", task.Failed, 2, "died", []string{"died: exit status 3", "so long"}},
-		{"test.alone", "burn", task.Failed, 2, "killed", []string{"killed: it used up its processor time of 1s"}},
-		{"test.alone", "fill", task.Failed, 2, "killed", []string{"killed: its temp folder took more than its limit of 8 MiB"}},
-		{"test.alone", "large-file", task.Failed, 2, "_OTHER", []string{"file too large"}},
-		{"test.hasty", "shout", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock", "all work and no play"}},
-		{"test.hasty", "fork", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
-		{"test.hasty", "wait", task.Failed, 1, "time_limit", []string{"time limit reached"}},
-	}
-	if !raced {
-		tests = append(tests, test{"test.alone", "allocate", task.Failed, 2, "oom", []string{"oom: it reached its memory cap of 96 MiB ("}})
+	p, temp := spawnIsolated(t, url, l, envCgroup+"="+cgroup)
+	tests := misdeeds
+	if !raced || memory == "cgroup" {
+		tests = append(slices.Clip(tests), misdeed{"test.alone", "allocate", task.Failed, 2, "oom", []string{"oom: it reached its memory cap of 96 MiB"}})
 	}
 	ends := 0
-	for i := range 8 {
+	for i := range neighbours {
 		publishTo(t, js, "test.note", fmt.Sprint("neighbour", i), "sleep")
 		ends++
 	}
@@ -283,10 +126,38 @@ func TestIsolated(t *testing.T) {
 			failing++
 		}
 	}
-	until(t, 30*time.Second, "every task has come to its end", func() bool {
+	defer func() {
+		if t.Failed() {
+			t.Logf("what happened: %v", l.read(t))
+		}
+	}()
+	until(t, 40*time.Second, "every task has come to its end", func() bool {
 		return len(letters(t, js)) == failing && len(l.count(t, "end")) == ends
 	})
+	publishTo(t, js, "test.note", "neighbour-that-measures", "measure")
+	l.wait(t, 10*time.Second, "it has measured", happened("end", "neighbour-that-measures"))
 	p.Stop()
+	checkMisdeeds(t, js, l, tests)
+	checkTraces(t, l, p, processes)
+	if left, _ := os.ReadDir(temp); len(left) != 0 {
+		t.Errorf("temp folders are left: %v", left)
+	}
+	if n := len(p.Output()); n > 2<<20 {
+		t.Errorf("the worker printed %d bytes, want at most 64 KiB for each task", n)
+	}
+	if want := "confined by " + memory + " and " + processes + "\n"; memory != "" && !strings.Contains(p.Output(), want) {
+		t.Errorf("the worker says %q, want %q in it", p.Output(), want)
+	}
+	checkMetrics(t, l, tests, memory, processes)
+	if cgroup != "" {
+		checkEmptied(t, cgroup)
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY")
+}
+
+// checkMisdeeds says how each task ended, by the dead letters and the ledger.
+func checkMisdeeds(t *testing.T, js jetstream.JetStream, l ledger, tests []misdeed) {
+	t.Helper()
 	dead := map[string]task.State{}
 	for _, m := range letters(t, js) {
 		st := state(t, "DEAD", m)
@@ -313,38 +184,76 @@ func TestIsolated(t *testing.T) {
 		}
 	}
 	if f := dead["trace"].Errors; len(f) == 1 && f[0].Error != f[0].Trace {
-		t.Errorf("the handler is in %s, want the span of its attempt: %s", f[0].Error, f[0].Trace)
+		t.Errorf("a span of the handler is under %s, want that of its attempt: %s", f[0].Error, f[0].Trace)
 	}
-	strays, most := 0, 0
+}
+
+// checkTraces says where the tasks ran, and what is left of them.
+func checkTraces(t *testing.T, l ledger, p *natstest.Process, processes string) {
+	t.Helper()
+	starts := l.count(t, "start")
+	strays, escaped, most := 0, 0, 0
 	for _, e := range l.read(t) {
 		switch {
 		case e.what == "stray":
 			strays++
-			if !gone(e.pid) {
+			if gone(e.pid) {
+				break
+			}
+			_ = syscall.Kill(e.pid, syscall.SIGKILL)
+			if e.id == "vanished" {
+				escaped++
+			} else {
 				t.Errorf("process %d, which a task left behind, goes on", e.pid)
-				_ = syscall.Kill(e.pid, syscall.SIGKILL)
 			}
 		case e.what == "occupies":
 			most = max(most, e.attempt)
-		case strings.HasPrefix(e.id, "neighbour") != (e.pid == p.PID()):
+		case strings.HasPrefix(e.what, "metric:"):
+		case strings.HasPrefix(e.id, "neighbour") != (e.pid == p.PID()) && e.pid != 0:
 			t.Errorf("%s ran in process %d, and the worker is %d", e.id, e.pid, p.PID())
 		case strings.HasPrefix(e.id, "neighbour") && starts[e.id] != 1:
 			t.Errorf("%s ran %d times, want once", e.id, starts[e.id])
 		}
 	}
-	if strays != 2 {
-		t.Errorf("%d processes were left behind, want 2", strays)
+	if strays != 6 {
+		t.Errorf("%d processes were left behind, want 6", strays)
+	}
+	// This is what is not promised without a cgroup: nothing tells whose they are.
+	if want := 2; processes == "environment" && escaped != want || processes == "cgroup" && escaped != 0 {
+		t.Errorf("%d processes that left their group and cleared their environment go on, want 0 in a cgroup and %d without", escaped, want)
 	}
 	if !raced && (most < 60 || most > 96) {
 		t.Errorf("the process under a cap of 96 MiB occupied up to %d MiB, want most of the cap and no more", most)
 	}
-	if left, _ := os.ReadDir(temp); len(left) != 0 {
-		t.Errorf("temp folders are left: %v", left)
+}
+
+// checkMetrics says what the worker has counted.
+func checkMetrics(t *testing.T, l ledger, tests []misdeed, memory, processes string) {
+	t.Helper()
+	want := map[string]int{}
+	for _, tt := range tests {
+		switch tt.errorType {
+		case "oom", "killed", "died":
+			want[tt.errorType+" "+tt.kind] += tt.starts
+		}
 	}
-	if n := len(p.Output()); n > 1<<20 {
-		t.Errorf("the worker printed %d bytes, want at most 64 KiB for each task", n)
+	got, confined := map[string]int{}, ""
+	for _, e := range l.read(t) {
+		what, ok := strings.CutPrefix(e.what, "metric:")
+		switch {
+		case !ok || e.attempt == 0:
+		case what == "confined":
+			confined = e.id
+		default:
+			got[what+" "+e.id] = e.attempt
+		}
 	}
-	empty(t, js, "TASKS_DEFAULT", "RETRY")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("isolated tasks that ended without a verdict (-want +got):\n%s", diff)
+	}
+	if want := memory + "," + processes; memory != "" && confined != want {
+		t.Errorf("the metric says that they are confined by %q, want %q", confined, want)
+	}
 }
 
 // A worker that drains asks isolated tasks to end, kills those that do not, and
@@ -382,20 +291,59 @@ func TestIsolatedDrain(t *testing.T) {
 	empty(t, js, "TASKS_DEFAULT", "DEAD")
 }
 
-// The process of an isolated task whose worker is killed ends too, and removes its
-// temp folder.
+// The process of an isolated task whose worker is killed ends too, with what it
+// started, and removes its temp folder. What is left of one that cannot, the next
+// worker removes.
 func TestIsolatedOrphan(t *testing.T) {
 	t.Parallel()
-	url, js := natstest.Listen(t)
-	topology(t, js, shortAckWait)
-	l := newLedger(t)
-	p, temp := spawnIsolated(t, url, l)
-	publishTo(t, js, "test.alone", "stuck", "stuck")
-	events := l.wait(t, 10*time.Second, "it starts", happened("start", "stuck"))
-	p.Kill()
-	until(t, 10*time.Second, "its process has ended", func() bool { return gone(events[0].pid) })
-	if left, _ := os.ReadDir(temp); len(left) != 0 {
-		t.Errorf("temp folders are left: %v", left)
+	for _, delegated := range []bool{false, true} {
+		t.Run(fmt.Sprintf("delegated=%t", delegated), func(t *testing.T) {
+			t.Parallel()
+			url, js := natstest.Listen(t)
+			topology(t, js, shortAckWait)
+			l, dir := newLedger(t), withoutCgroup(t)
+			if delegated {
+				dir, _ = delegate(t)
+			}
+			confined := delegated && dir != ""
+			p, temp := spawnIsolated(t, url, l, envCgroup+"="+dir)
+			publishTo(t, js, "test.alone", "stuck", "stuck")
+			publishTo(t, js, "test.alone", "fork", "fork")
+			events := l.wait(t, 10*time.Second, "they run", func(events []event) bool { return len(events) == 5 })
+			p.Kill()
+			for _, e := range events {
+				until(t, 10*time.Second, e.what+" "+e.id+" has ended", func() bool { return gone(e.pid) || e.id == "vanished" && !confined })
+				_ = syscall.Kill(e.pid, syscall.SIGKILL) // the one that is not promised
+			}
+			if left, _ := os.ReadDir(temp); len(left) != 0 {
+				t.Errorf("temp folders are left: %v", left)
+			}
+
+			p, _ = spawnIsolated(t, url, l, envCgroup+"="+dir, "TMPDIR="+temp)
+			publishTo(t, js, "test.alone", "stop", "stop")
+			events = l.wait(t, 10*time.Second, "it runs", happened("start", "stop"))
+			stopped := events[slices.IndexFunc(events, func(e event) bool { return e.id == "stop" })].pid
+			until(t, 10*time.Second, "it stands still", func() bool { return standsStill(stopped) })
+			p.Kill()
+			before, _ := filepath.Glob(filepath.Join(temp, "*"))
+			if len(before) == 0 {
+				t.Error("a process that stands still has removed its temp folder")
+			}
+			if confined {
+				for _, b := range before {
+					before = append(before, filepath.Join(dir, filepath.Base(b)))
+				}
+			}
+			p, _ = spawnIsolated(t, url, l, envCgroup+"="+dir, "TMPDIR="+temp)
+			until(t, 10*time.Second, "the next worker has removed what was left", func() bool {
+				left := slices.DeleteFunc(slices.Clone(before), func(dir string) bool { _, err := os.Stat(dir); return err != nil })
+				return gone(stopped) && len(left) == 0
+			})
+			p.Kill()
+			if dir != "" {
+				sweepCgroup(t, dir)
+			}
+		})
 	}
 }
 

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const limitsEnforced = true
+
+const maxFiles = 4096 // that one process of a task may have open: the kernel's memory for them is not the task's
 
 // limit sets the limits of a process that waits for its assignment, except that of
 // memory. The limits are hard ones: without privileges it cannot raise them again.
@@ -22,6 +25,7 @@ func (i *isolation) limit(pid int) error {
 	limits := []rlimit{
 		{"size of a file", unix.RLIMIT_FSIZE, i.temp},
 		{"core dump", unix.RLIMIT_CORE, 0}, // it would be as large as the cap
+		{"open files", unix.RLIMIT_NOFILE, maxFiles},
 	}
 	if i.cpu > 0 { // a soft limit before it would be a signal that Go ignores
 		limits = append(limits, rlimit{"processor time", unix.RLIMIT_CPU, int64(i.cpu.Seconds())})
@@ -66,14 +70,16 @@ func limitMemory(occupied int64) error {
 
 // killStrays kills the processes that have mark in their environment: those that
 // left the group of the task that started them. One that is started while it looks
-// is found by the next round.
-func killStrays(mark string) {
+// is found by the next round. The process spared is let live. Only those among pids
+// are looked at, unless that is nil.
+func killStrays(mark string, spared int, pids func() []int) {
+	if pids == nil {
+		pids = everybody
+	}
 	for range strayRounds {
 		found := false
-		entries, _ := os.ReadDir("/proc") // without it there is nothing to find
-		for _, e := range entries {
-			pid, err := strconv.Atoi(e.Name())
-			if err != nil || !marked(pid, mark) {
+		for _, pid := range pids() {
+			if pid == spared || !marked(pid, mark) {
 				continue
 			}
 			found = true
@@ -93,6 +99,51 @@ func killStrays(mark string) {
 // strayRounds is enough for a process that starts others as fast as it can, while
 // each of them is killed before it has started its own.
 const strayRounds = 20
+
+func everybody() []int {
+	entries, _ := os.ReadDir("/proc") // without it there is nothing to find
+	pids := make([]int, 0, len(entries))
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// descendants returns the numbers that what process pid has started can have, which
+// are few when it ran for a moment only: the kernel gives them in order. That saves a
+// look at every process of the machine, which takes longer than a small task
+// (BenchmarkIsolated).
+func descendants(pid int, ran time.Duration) func() []int {
+	return func() []int {
+		last := lastPID()
+		if ran > fewStart || last < pid || last-pid > mostStarted {
+			return everybody()
+		}
+		pids := make([]int, 0, last-pid)
+		for p := pid + 1; p <= last; p++ {
+			pids = append(pids, p)
+		}
+		return pids
+	}
+}
+
+const (
+	fewStart    = time.Second // in which a machine does not use up all numbers, of which there are 32,768 at least
+	mostStarted = 256         // numbers that are tried one by one
+)
+
+// lastPID is the number that was given last, and 0 when that is not known.
+func lastPID() int {
+	text, _ := os.ReadFile("/proc/loadavg")
+	f := bytes.Fields(text)
+	if len(f) == 0 {
+		return 0
+	}
+	pid, _ := strconv.Atoi(string(f[len(f)-1]))
+	return pid
+}
 
 // marked reports whether a process was started with mark in its environment. A
 // process that has been killed has none.

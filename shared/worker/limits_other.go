@@ -2,6 +2,8 @@
 
 package worker
 
+import "time"
+
 // Elsewhere the limits of memory and processor time, and of a single file, are not
 // enforced, and what has left its process group is not found. Time limit, output and
 // temp folder are as on Linux.
@@ -11,4 +13,6 @@ func (i *isolation) limit(int) error { return nil }
 
 func limitMemory(int64) error { return nil }
 
-func killStrays(string) {}
+func killStrays(string, int, func() []int) {}
+
+func descendants(int, time.Duration) func() []int { return nil }

@@ -52,7 +52,7 @@ func (w *Worker) runOne(ctx context.Context) error {
 		close(orphaned)
 		cancel(ErrLeaseLost)
 		time.AfterFunc(w.grace, func() { // a handler that ignores it must not outlive the lease
-			as.removeTemp()
+			as.abandon()
 			os.Exit(1)
 		})
 	}()
@@ -67,7 +67,7 @@ func (w *Worker) runOne(ctx context.Context) error {
 	err := invoke(ctx, k.handler, &Task{Info: as.Info, Body: as.Body})
 	select {
 	case <-orphaned:
-		as.removeTemp()
+		as.abandon()
 		return fmt.Errorf("run one task: %w", ErrLeaseLost)
 	default:
 	}
@@ -78,11 +78,19 @@ func (w *Worker) runOne(ctx context.Context) error {
 	return nil
 }
 
-// removeTemp removes the temp folder in place of a parent that has died.
-func (as *assignment) removeTemp() {
-	if as.Temp != "" {
-		_ = removeTemp(as.Temp) // there is nobody left to tell
+// abandon does what a parent that has died would have done: it ends what the task
+// started, removes its temp folder, and ends this process. For a suspect, which has
+// nothing of its own, it does nothing.
+func (as *assignment) abandon() {
+	if as.Temp == "" {
+		return
 	}
+	killStrays(as.Mark, os.Getpid(), nil)
+	_ = removeTemp(as.Temp) // there is nobody left to tell
+	if as.Cgroup != "" {
+		killCgroup(as.Cgroup)
+	}
+	_ = syscall.Kill(-syscall.Getpgrp(), syscall.SIGKILL) // its group is its own
 }
 
 // answerOf tells the parent what the handler returned.

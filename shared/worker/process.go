@@ -24,8 +24,12 @@ type child struct {
 	answers *os.File // its file descriptor 3
 	printed *os.File // its standard output and error; nil for a suspect, which has the parent's
 	output  output
-	temp    string // "" for a suspect
-	mark    string // what all it starts has in its environment; "" for a suspect
+	temp    string    // "" for a suspect
+	mark    string    // what all it starts has in its environment; "" for a suspect
+	held    *os.File  // its temp folder, locked
+	begun   time.Time // just before the process was
+	group   *group    // its cgroup; nil without
+	left    error     // why its cgroup is still there; after ended
 
 	ended chan struct{} // closed when the process, and all that was found of what it started, has ended
 	wg    sync.WaitGroup
@@ -36,13 +40,13 @@ type child struct {
 
 const (
 	isolatedEnv = "DROVER_ISOLATED" // in the environment of a task and of all that it starts
-	exitLimit   = 10 * time.Second  // for a child to exit once it has answered
+	exitGraces  = 2                 // times the grace, for a child to exit once it has answered
 	pipeLimit   = time.Second       // for what is left in the pipes of a child that has ended
 )
 
-// startChild starts the process, which then waits for its assignment. of names the
-// task. The caller closes it.
-func startChild(limits *isolation, of string, grace time.Duration) (*child, error) {
+// startChild starts the process, which then waits for its assignment, in a cgroup
+// of its own below in, unless that is nil. of names the task. The caller closes it.
+func startChild(limits *isolation, in *cgroups, of string, grace time.Duration) (*child, error) {
 	c := &child{limits: limits, grace: grace, ended: make(chan struct{}), output: output{to: os.Stderr, of: of}}
 	exe, err := os.Executable()
 	if err != nil {
@@ -53,8 +57,8 @@ func startChild(limits *isolation, of string, grace time.Duration) (*child, erro
 	c.cmd.Stdout, c.cmd.Stderr = os.Stderr, os.Stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if limits != nil {
-		if err := c.isolate(); err != nil {
-			return nil, err
+		if err := c.isolate(in); err != nil {
+			return nil, errors.Join(err, c.close())
 		}
 	}
 	if err := c.start(); err != nil {
@@ -63,16 +67,23 @@ func startChild(limits *isolation, of string, grace time.Duration) (*child, erro
 	return c, nil
 }
 
-// isolate gives the process a temp folder, a mark and a heap of its own.
-func (c *child) isolate() error {
+// isolate gives the process a temp folder, a mark, a cgroup and a heap of its own.
+func (c *child) isolate(in *cgroups) error {
 	var err error
-	if c.temp, err = os.MkdirTemp("", "drover-task-"); err != nil {
+	if c.held, err = newTemp(); err != nil {
 		return err
 	}
-	c.mark = isolatedEnv + "=" + filepath.Base(c.temp)
+	c.temp = c.held.Name()
+	name := filepath.Base(c.temp)
+	c.mark = isolatedEnv + "=" + name
 	c.cmd.Env = append(c.cmd.Env, c.mark, "TMPDIR="+c.temp)
 	if c.limits.memory > 0 {
 		c.cmd.Env = append(c.cmd.Env, fmt.Sprintf("GOMEMLIMIT=%d", c.limits.heap()))
+	}
+	if in != nil {
+		if c.group, err = in.add(name, c.limits); err != nil {
+			return fmt.Errorf("make its cgroup: %w", err)
+		}
 	}
 	return nil
 }
@@ -106,12 +117,15 @@ func (c *child) start() error {
 		theirs = append(theirs, stdout)
 		c.cmd.Stdout, c.cmd.Stderr = stdout, stdout
 	}
-	if err := c.cmd.Start(); err != nil {
+	if err := c.launch(); err != nil {
 		return err
 	}
 	var err error
 	if c.limits != nil {
-		err = c.limits.limit(c.cmd.Process.Pid) // before wait: until then its number is its own
+		pid := c.cmd.Process.Pid // before wait: until then its number is its own
+		if err = c.limits.limit(pid); err == nil && c.group != nil {
+			err = c.group.join(c.cmd.SysProcAttr, pid)
+		}
 		c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
 	}
 	c.wg.Go(c.wait)
@@ -121,13 +135,35 @@ func (c *child) start() error {
 	return err
 }
 
+// launch starts the command, in its cgroup if it has one.
+func (c *child) launch() error {
+	c.begun = time.Now()
+	if c.group == nil {
+		return c.cmd.Start()
+	}
+	c.group.into(c.cmd.SysProcAttr)
+	err := c.cmd.Start()
+	if err == nil || !c.group.refused(c.cmd.SysProcAttr, err) {
+		return err
+	}
+	first := c.cmd                                      // cannot be started twice
+	c.cmd = exec.Command(first.Path, first.Args[1:]...) //nolint:noctx // as the first
+	c.cmd.Env, c.cmd.SysProcAttr = first.Env, first.SysProcAttr
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = first.Stdin, first.Stdout, first.Stderr, first.ExtraFiles
+	c.group.into(c.cmd.SysProcAttr)
+	return c.cmd.Start()
+}
+
 // wait ends what the process leaves behind, and then the reading of its pipes,
 // which what was not found may still hold.
 func (c *child) wait() {
 	_ = c.cmd.Wait()                                      // how says how it ended
 	_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) // whatever it left behind
-	if c.mark != "" {
-		killStrays(c.mark)
+	switch {
+	case c.group != nil:
+		c.left = c.group.end()
+	case c.mark != "":
+		killStrays(c.mark, 0, descendants(c.cmd.Process.Pid, time.Since(c.begun)))
 	}
 	close(c.ended)
 	for _, f := range []*os.File{c.in, c.answers, c.printed} {
@@ -141,7 +177,13 @@ func (c *child) wait() {
 // it started, has ended. That is soon after ctx is done.
 func (c *child) run(ctx context.Context, as assignment) (a answer) {
 	if c.limits != nil {
-		as.Memory, as.Temp = c.limits.memory, c.temp
+		as.Memory, as.Temp, as.Mark = c.limits.memory, c.temp, c.mark
+		if c.group != nil {
+			as.Cgroup = c.group.dir
+			if c.group.of.memory {
+				as.Memory = 0
+			}
+		}
 	}
 	c.wg.Go(func() { c.watch(ctx) })
 	if err := json.NewEncoder(c.in).Encode(&as); err == nil { // or it died before it read
@@ -155,7 +197,7 @@ func (c *child) run(ctx context.Context, as assignment) (a answer) {
 	}
 	_ = c.in.Close()
 	if a.Completed {
-		late := time.AfterFunc(exitLimit, func() { c.kill("it did not exit after it had answered") })
+		late := time.AfterFunc(exitGraces*c.grace, func() { c.kill("it did not exit after it had answered") })
 		defer late.Stop()
 	}
 	<-c.ended
@@ -217,11 +259,14 @@ func (c *child) kill(why string) {
 	case <-c.ended: // the number of its group may be another's by now
 	default:
 		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+		if c.group != nil {
+			c.group.kill()
+		}
 	}
 }
 
 // close releases what the child had, once it has ended. Its error is that of a
-// temp folder that could not be removed.
+// temp folder or a cgroup that could not be removed.
 func (c *child) close() error {
 	for _, f := range []*os.File{c.in, c.answers} {
 		if f != nil {
@@ -235,7 +280,11 @@ func (c *child) close() error {
 	if c.temp == "" {
 		return nil
 	}
-	return removeTemp(c.temp)
+	if c.group != nil && c.cmd.Process == nil { // it never started
+		c.left = c.group.end()
+	}
+	defer func() { _ = c.held.Close() }()
+	return errors.Join(removeTemp(c.temp), c.left)
 }
 
 // how is how the process ended, when it gave no answer.
@@ -248,7 +297,7 @@ func (c *child) how() string {
 
 // end is the failure of an isolated task whose process ended without an answer, for
 // the one who reads the dead letter. It is called after close.
-func (c *child) end(begun bool) error {
+func (c *child) end(begun bool) *endError {
 	state := c.cmd.ProcessState
 	status, _ := state.Sys().(syscall.WaitStatus)
 	killed := status.Signaled() && status.Signal() == syscall.SIGKILL
@@ -257,6 +306,10 @@ func (c *child) end(begun bool) error {
 	switch {
 	case c.why != "":
 		e = &endError{endKilled, c.why}
+	case c.group != nil && c.group.oom && c.group.capped:
+		e = &endError{endOOM, fmt.Sprintf("it reached its memory cap of %s, with all that it started", size(c.limits.memory))}
+	case c.group != nil && c.group.oom:
+		e = &endError{endOOM, "the machine or the container was out of memory, and not the task at a cap of its own"}
 	case crashed && c.limits.memory > 0 && c.output.oom():
 		return &endError{endOOM, fmt.Sprintf("it reached its memory cap of %s (%s)", size(c.limits.memory), c.output.fatal)}
 	case killed && c.limits.cpu > 0 && state.UserTime()+state.SystemTime() >= c.limits.cpu/4*3: // the kernel's two clocks of it differ

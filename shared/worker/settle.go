@@ -229,6 +229,7 @@ func (l *lane) moved(d *delivery, v verdict, now time.Time) *nats.Msg {
 		st.Fail(failed)
 		st.Prev = here
 	}
+	st.Wait(v.reason, now)
 	msg := &nats.Msg{Data: d.msg.Data}
 	if v.outcome == dead {
 		st.DiedAt = now

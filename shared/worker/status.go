@@ -17,6 +17,9 @@ type Status struct {
 	Settled  int64        // deliveries that ended in a verdict since Run began
 	Draining bool         // it takes no more tasks
 	Ready    error        // what [Worker.Ready] returns
+
+	Confinement Confinement    // of isolated tasks
+	Isolated    []IsolatedKind // by kind; none when no kind is isolated
 }
 
 // LaneStatus is one lane of a [Status].
@@ -43,6 +46,7 @@ func (w *Worker) Status() Status {
 	w.mu.Lock()
 	starting := errors.Is(w.status, errStarting)
 	s.Draining = errors.Is(w.status, ErrDraining)
+	s.Confinement = w.confinement
 	w.mu.Unlock()
 	if starting {
 		return s
@@ -56,6 +60,7 @@ func (w *Worker) Status() Status {
 	for _, b := range busy {
 		s.Busy = append(s.Busy, b)
 	}
+	s.Isolated = w.isolated()
 	slices.SortFunc(s.Busy, func(a, b Busy) int { return cmp.Or(b.Running-a.Running, cmp.Compare(a.Kind, b.Kind)) })
 	return s
 }

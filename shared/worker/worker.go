@@ -82,6 +82,7 @@ type Worker struct {
 	tracer   trace.Tracer
 	metrics  *metrics
 	breakers *circuit.Breakers // nil when no kind has one
+	cgroups  *cgroups          // where isolated tasks have one of their own; nil for nowhere
 	lanes    []*lane
 	leaked   atomic.Int64
 	stop     context.CancelCauseFunc // ends Run
@@ -93,6 +94,8 @@ type Worker struct {
 	mu     sync.Mutex
 	status error     // why it is not ready; nil when it is
 	moved  time.Time // when it last left a node that served nothing
+
+	confinement Confinement
 }
 
 const (
@@ -165,7 +168,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if IsChild() {
 		return w.runOne(ctx)
 	}
-	w.warnUnenforced(ctx)
+	w.confine(ctx)
 	defer broker.OnDenied(w.nc, w.hear)()
 	if err := w.bind(ctx); err != nil {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
@@ -175,6 +178,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer w.metrics.close()
+	unmeasure, err := w.measureIsolation()
+	if err != nil {
+		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	}
+	defer unmeasure()
 
 	end, err := w.startBreakers()
 	if err != nil {
@@ -208,6 +216,7 @@ func (w *Worker) watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	if ctx.Err() == nil {
 		wg.Go(func() { w.watchRecycle(ctx) })
+		wg.Go(func() { w.sweep(ctx) })
 		for _, l := range w.lanes {
 			for _, s := range l.sources {
 				wg.Go(func() { s.watch(ctx) })

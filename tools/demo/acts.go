@@ -120,13 +120,13 @@ func (d *demo) playBulk(ctx context.Context) error {
 	return nil
 }
 
-// playWebhooks delivers to a receiver that dies and comes back, and to one path of
-// it that stays broken.
+// playWebhooks delivers to a receiver that dies and comes back, whose breaker opens
+// meanwhile, and to another one that stays broken.
 func (d *demo) playWebhooks(ctx context.Context) error {
 	d.show.begin(partWebhooks)
 	d.show.begin(partInvoice)
-	d.hooks.Fail("/billing", dev.Failure{Status: 500})
-	if err := d.publish(ctx, partInvoice, invoice, d.delivery("/billing", "invoice.paid", 1)); err != nil {
+	d.billing.Fail("/billing", dev.Failure{Status: 500})
+	if err := d.publish(ctx, partInvoice, invoice, d.delivery(d.billing, "/billing", "invoice.paid", 1)); err != nil {
 		return err
 	}
 	moods := []struct {
@@ -152,7 +152,7 @@ func (d *demo) playWebhooks(ctx context.Context) error {
 		}
 		if n < total {
 			n++
-			if err := d.publish(ctx, partWebhooks, fmt.Sprintf("order %d", n), d.delivery("/orders", "order.paid", n)); err != nil {
+			if err := d.publish(ctx, partWebhooks, fmt.Sprintf("order %d", n), d.delivery(d.hooks, "/orders", "order.paid", n)); err != nil {
 				return err
 			}
 		}
@@ -191,7 +191,7 @@ func (d *demo) playRedrive(ctx context.Context) error {
 		if d.ledger.name(l.ID) != invoice {
 			continue
 		}
-		d.hooks.Mend("/billing")
+		d.billing.Mend("/billing")
 		d.show.say("/billing is mended; %s is redriven", invoice)
 		d.ledger.redrive(l.ID)
 		if _, err := deadletter.Redrive(ctx, js, l, deadletter.TracerProvider(d.o.TracerProvider)); err != nil {
@@ -261,8 +261,8 @@ func newMail(to, subject string) email.Send {
 	return email.Send{To: email.Addresses{to}, Subject: subject, Text: "It works.", HTML: "<p>It works.</p>"}
 }
 
-func (d *demo) delivery(path, event string, n int) webhook.Deliver {
-	return webhook.Deliver{URL: d.hooks.URL() + path, Event: event, Payload: map[string]any{"id": n}}
+func (d *demo) delivery(to *dev.Receiver, path, event string, n int) webhook.Deliver {
+	return webhook.Deliver{URL: to.URL() + path, Event: event, Payload: map[string]any{"id": n}}
 }
 
 // publish publishes one task.

@@ -10,7 +10,8 @@
 //
 //   - mail: some that are put off once and retried, and one to nobody, which dies;
 //   - bulk under urgent: 2,000 bulk mails queue while urgent ones come in;
-//   - webhooks to a receiver that fails, then hangs, then is back;
+//   - webhooks to a receiver that fails, then hangs, then is back: its breaker opens,
+//     and they wait without an attempt;
 //   - a task that kills its process each time, beside tasks that do not;
 //   - a delivery that spends all its attempts, dies, and is redriven once what it
 //     needed is mended.
@@ -39,6 +40,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/dev"
@@ -77,15 +79,19 @@ type demo struct {
 	fleet  *streams.Fleet
 	client *client.Client
 	mail   *dev.MailServer
-	hooks  *dev.Receiver
-	ledger *ledger
-	show   *show
+	hooks  *dev.Receiver // of orders
+
+	billing *dev.Receiver // of invoices: another host, so that no breaker is in their way
+	ledger  *ledger
+	show    *show
 
 	mu         sync.Mutex
 	ends       map[string]int // processes that ended unasked, by service
 	alone      int            // runs of the killer in a child of its own
 	redriven   []Redrive
 	unexpected []string
+	state      breaker.State // of the breaker of hooks
+	opened     int           // how often it did
 }
 
 // Run runs the demo and returns its report. An error is about the demo itself: it
@@ -141,7 +147,8 @@ func (d *demo) start(ctx context.Context, dir string) (err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	env := append(dev.Env(nil, d.mail, d.hooks), "DROVER_WEBHOOK_TIMEOUT=1s", "DROVER_WEBHOOK_BREAKER_FAILURES=0") // so that the receiver is seen to fail, attempt by attempt
+	env := append(dev.Env(nil, d.mail, d.hooks), "DROVER_WEBHOOK_TIMEOUT=1s", "DROVER_WEBHOOK_BREAKER_OPEN="+breakerOpen,
+		"DROVER_WEBHOOK_PORTS=443,"+port(d.hooks)+","+port(d.billing))
 	if d.s, err = supervise.Start(ctx, supervise.Config{
 		Dir: filepath.Join(dir, "state"), Port: -1, Fleet: d.fleet, FleetFile: path, Command: d.o.Command,
 		Scale: map[string]int{"email": 2}, Env: append(env, d.o.Env...), Drain: stopLimit / 2, Logger: log, Events: d.event,
@@ -171,8 +178,10 @@ func (d *demo) stop(ctx context.Context) error {
 	if d.mail != nil {
 		d.mail.Close()
 	}
-	if d.hooks != nil {
-		d.hooks.Close()
+	for _, r := range []*dev.Receiver{d.hooks, d.billing} {
+		if r != nil {
+			r.Close()
+		}
 	}
 	return err
 }

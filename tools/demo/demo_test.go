@@ -63,7 +63,7 @@ func TestDemo(t *testing.T) {
 		{Part: "crash", Published: 1, Dead: map[task.Reason]int{task.CrashLoop: 1}},
 	}
 	for i := range r.Tasks { // what depends on how fast the machine is
-		r.Tasks[i].Retries, r.Tasks[i].Twice = 0, 0
+		r.Tasks[i].Retries, r.Tasks[i].Parked, r.Tasks[i].Twice = 0, 0, 0
 		if r.Tasks[i].Part == "urgent" {
 			if u := r.Tasks[i]; u.Published == 0 || u.Done != u.Published {
 				t.Errorf("urgent: %d of %d done", u.Done, u.Published)
@@ -80,6 +80,9 @@ func TestDemo(t *testing.T) {
 	if len(r.Redriven) != 1 || r.Redriven[0].Reason != task.Failed || r.Redriven[0].Generation != 1 {
 		t.Errorf("redriven = %+v, want the invoice, which had failed", r.Redriven)
 	}
+	if b := r.Breaker; b.Opened == 0 || b.Tasks == 0 || b.Tasks > 10 || b.Parked < b.Tasks || r.Moves["circuit"] != b.Parked {
+		t.Errorf("breaker = %+v and moves %v, want deliveries that waited for it", b, r.Moves)
+	}
 	if c := r.Crash; c.Processes < 1 || c.Children < 1 || c.Processes+c.Children > c.Limit || c.Limit != 4 {
 		t.Errorf("crash loop = %+v, want deaths of processes and of a child, at most 4", c)
 	}
@@ -93,7 +96,7 @@ func TestDemo(t *testing.T) {
 	if d := cmp.Diff([]string{"urgent", "default", "slow", "bulk"}, classes); d != "" {
 		t.Errorf("classes of waits (-want +got):\n%s", d)
 	}
-	for _, text := range []string{"ready in ", "the killer runs alone in a child", "550 5.1.1 no such user here", "ok: every task is accounted for"} {
+	for _, text := range []string{"ready in ", "the killer runs alone in a child", "the receiver is left alone for ", "the receiver works again", "550 5.1.1 no such user here", "ok: every task is accounted for"} {
 		if !strings.Contains(shown.String(), text) {
 			t.Errorf("what was shown does not say %q", text)
 		}
@@ -102,7 +105,7 @@ func TestDemo(t *testing.T) {
 
 func TestDemoThatCannotStart(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // enough to apply the fleet
 	defer cancel()
 	r, err := demo.Run(ctx, demo.Options{Command: []string{"/bin/false"}})
 	if err == nil || r != nil || !strings.Contains(err.Error(), "start the demo: wait for the fleet: email-1 is not ready") {

@@ -26,8 +26,9 @@ type ledger struct {
 	starts  map[string]time.Time   // when it was first seen, by name or id
 	ends    map[string]int         // how often it was finished, by "<id>:<generation>"
 	moves   map[string]bool        // that were counted, by id of the move
-	retries map[string]int         // moves to RETRY, by task id
-	put     map[task.Reason]int    // the same by reason
+	retries map[string]int         // moves to RETRY, by task id, but for those that parked counts
+	parked  map[string]int         // moves to RETRY because a breaker was open, by task id
+	put     map[task.Reason]int    // all moves to RETRY, by reason
 	letters map[string]task.Reason // tasks that were seen to be moved to DEAD
 	refused int                    // deliveries with a wrong signature
 }
@@ -47,7 +48,7 @@ type entry struct {
 func newLedger() *ledger {
 	return &ledger{
 		byID: map[string]*entry{}, starts: map[string]time.Time{}, ends: map[string]int{},
-		moves: map[string]bool{}, retries: map[string]int{}, put: map[task.Reason]int{}, letters: map[string]task.Reason{},
+		moves: map[string]bool{}, retries: map[string]int{}, parked: map[string]int{}, put: map[task.Reason]int{}, letters: map[string]task.Reason{},
 	}
 }
 
@@ -98,7 +99,11 @@ func (l *ledger) move(m *nats.Msg) (task.State, bool) {
 	}
 	l.moves[id] = true
 	if !strings.HasPrefix(m.Subject, "dead.") {
-		l.retries[st.ID]++
+		by := l.retries
+		if st.Reason == task.Circuit {
+			by = l.parked
+		}
+		by[st.ID]++
 		l.put[st.Reason]++
 	}
 	return st, true
@@ -160,7 +165,8 @@ type Tally struct {
 	Published int                 `json:"published"`
 	Done      int                 `json:"done"`
 	Twice     int                 `json:"twice"`   // of Done, those that were finished more than once
-	Retries   int                 `json:"retries"` // moves to RETRY
+	Retries   int                 `json:"retries"` // moves to RETRY, but for
+	Parked    int                 `json:"parked"`  // those because a breaker was open
 	Dead      map[task.Reason]int `json:"dead,omitempty"`
 }
 
@@ -186,6 +192,7 @@ func (l *ledger) tally(part string) Tally {
 		}
 		t.Published++
 		t.Retries += l.retries[e.ID]
+		t.Parked += l.parked[e.ID]
 		n := l.done(e)
 		switch {
 		case e.dead != "":

@@ -33,7 +33,7 @@ func (d *demo) outside(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	d.hooks, err = dev.ListenHooks(ctx, dev.ReceiverOptions{
+	o := dev.ReceiverOptions{
 		Got: func(c dev.Call) {
 			id, _, _ := strings.Cut(c.ID, ":")
 			d.ledger.start(id, c.At)
@@ -46,7 +46,10 @@ func (d *demo) outside(ctx context.Context) (err error) {
 				d.ledger.end(c.ID)
 			}
 		},
-	})
+	}
+	if d.hooks, err = dev.ListenHooks(ctx, o); err == nil {
+		d.billing, err = dev.ListenHooks(ctx, o)
+	}
 	return err
 }
 
@@ -55,7 +58,7 @@ func (d *demo) outside(ctx context.Context) (err error) {
 func (d *demo) listen() error {
 	nc := d.s.JetStream().Conn()
 	for subject, f := range map[string]nats.MsgHandler{
-		seenSubject: d.heard, "retry.*.>": d.moved, "dead.>": d.moved,
+		seenSubject: d.heard, "retry.*.>": d.moved, "dead.>": d.moved, turns: d.turned,
 	} {
 		if _, err := nc.Subscribe(subject, f); err != nil {
 			return fmt.Errorf("subscribe to %s: %w", subject, err)
@@ -100,6 +103,8 @@ func (d *demo) moved(m *nats.Msg) {
 		return
 	}
 	switch st.Reason {
+	case task.Circuit:
+		d.show.note("%s waits%s: its receiver is left alone", name, due(m))
 	case task.PutOff:
 		d.show.note("%s is put off%s", name, due(m))
 	case task.Suspect:
@@ -144,4 +149,10 @@ func (d *demo) deaths() (own, alone int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.ends[serviceName], d.alone
+}
+
+// port is the one that a receiver listens on.
+func port(r *dev.Receiver) string {
+	_, p, _ := strings.Cut(strings.TrimPrefix(r.URL(), "http://"), ":")
+	return p
 }

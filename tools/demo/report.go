@@ -23,6 +23,7 @@ type Report struct {
 	Waits    []Wait            `json:"waits"`      // by class
 	Dead     []Dead            `json:"dead"`       // what is in DEAD at the end
 	Redriven []Redrive         `json:"redriven"`   // what was there before
+	Breaker  Breaker           `json:"breaker"`    // of the receiver that died and came back
 	Crash    Crash             `json:"crash_loop"` // what the killer has cost
 	Left     map[string]uint64 `json:"left"`       // messages by stream that should be empty
 	Problems []string          `json:"problems"`
@@ -131,6 +132,7 @@ func (d *demo) report(ctx context.Context) *Report {
 	forged := d.ledger.refused
 	d.ledger.mu.Unlock()
 
+	r.Breaker = d.breaker()
 	slow, _ := d.fleet.Class(task.Slow)
 	r.Crash.Processes, r.Crash.Children = d.deaths()
 	r.Crash.Limit, r.Crash.Again = slow.MaxDeliver+1, d.ledger.tally(partWork).Twice
@@ -218,13 +220,13 @@ func (r *Report) Lines(s screen.Style) []string {
 		}
 		return screen.Count(n)
 	}
-	tasks := screen.Table{Head: []string{"TASKS", ">PUBLISHED", ">DONE", ">DEAD", ">TWICE", ">RETRIES", "DEAD OF"}}
+	tasks := screen.Table{Head: []string{"TASKS", ">PUBLISHED", ">DONE", ">DEAD", ">TWICE", ">RETRIES", ">PARKED", "DEAD OF"}}
 	for _, t := range append(slices.Clone(r.Tasks), r.Total) {
 		name := t.Part
 		if name == "" {
 			name = s.Bold("all")
 		}
-		tasks.Add(name, number(t.Published), number(t.Done), number(t.died()), number(t.Twice), number(t.Retries), reasons(t.Dead))
+		tasks.Add(name, number(t.Published), number(t.Done), number(t.died()), number(t.Twice), number(t.Retries), number(t.Parked), reasons(t.Dead))
 	}
 	waits := screen.Table{Head: []string{"STARTED AFTER", ">TASKS", ">P50", ">P99", ">MAX"}}
 	for _, w := range r.Waits {
@@ -236,6 +238,7 @@ func (r *Report) Lines(s screen.Style) []string {
 	for _, x := range r.Redriven {
 		out = append(out, fmt.Sprintf("redriven: %s, %s after %d attempts, was delivered as generation %d", x.Name, x.Reason, x.Attempts, x.Generation))
 	}
+	out = append(out, r.Breaker.String())
 	out = append(out, fmt.Sprintf("%s cost %s and %s (at most %d); %s beside it were done twice", killer,
 		screen.Some(r.Crash.Processes, "process", "processes"), screen.Some(r.Crash.Children, "child", "children"), r.Crash.Limit,
 		screen.Count(r.Crash.Again)))

@@ -63,7 +63,7 @@ func newShow(d *demo, begun time.Time) *show {
 // start says that the fleet is ready, and paints from now on.
 func (sh *show) start() {
 	d := sh.d
-	sh.say("ready in %d ms: broker %s, mail server %s, receiver %s, %s", time.Since(sh.begun).Milliseconds(), d.s.URL(), d.mail.Addr(), d.hooks.URL(),
+	sh.say("ready in %d ms: broker %s, mail server %s, receivers %s and %s, %s", time.Since(sh.begun).Milliseconds(), d.s.URL(), d.mail.Addr(), d.hooks.URL(), d.billing.URL(),
 		screen.Some(len(d.s.Processes()), "process", "processes"))
 	if sh.live == nil {
 		return
@@ -224,7 +224,7 @@ func (d *demo) progress(part string) string {
 		return fmt.Sprintf("%s of %s taken in · start p50 %s, p99 %s, max %s%s%s",
 			screen.Count(t.Done), screen.Count(t.Published), screen.Span(w.P50), screen.Span(w.P99), screen.Span(w.Max), again(t), dead(t))
 	case partWebhooks:
-		text := fmt.Sprintf("%s of %s delivered%s%s", screen.Count(t.Done), screen.Count(t.Published), again(t), dead(t))
+		text := fmt.Sprintf("%s of %s delivered%s%s%s%s", screen.Count(t.Done), screen.Count(t.Published), again(t), parked(t), d.leftAlone(), dead(t))
 		switch mood := d.hooks.Mood("/orders"); {
 		case mood.Hang:
 			text += " · receiver hangs"
@@ -285,6 +285,13 @@ func again(t Tally) string {
 		return ""
 	}
 	return " · " + screen.Some(t.Retries, "retry", "retries")
+}
+
+func parked(t Tally) string {
+	if t.Parked == 0 {
+		return ""
+	}
+	return " · parked " + screen.Some(t.Parked, "time", "times")
 }
 
 func dead(t Tally) string {

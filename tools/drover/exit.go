@@ -12,9 +12,8 @@ import (
 
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/broker"
-	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/client"
-	"github.com/droverhq/drover/shared/fleet"
+	"github.com/droverhq/drover/shared/record"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
 )
@@ -115,7 +114,7 @@ func codeOf(err error) int {
 	case is(errNotFound):
 		return exitNotFound
 	case is(errRefused, client.ErrNoStream, client.ErrFull, client.ErrTooLarge, client.ErrDenied, streams.ErrRefused,
-		fleet.ErrNoBucket, fleet.ErrDenied, circuit.ErrNoBucket, circuit.ErrDenied, audit.ErrNoStream, audit.ErrDenied,
+		record.ErrNoBucket, broker.ErrDenied, audit.ErrNoStream, audit.ErrDenied,
 		nats.ErrAuthorization, nats.ErrPermissionViolation):
 		return exitRefused
 	case is(broker.ErrUnreachable, broker.ErrTooOld, broker.ErrNoJetStream, errSilent, context.DeadlineExceeded,

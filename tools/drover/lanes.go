@@ -36,7 +36,8 @@ func (lanesCmd) Help() string {
     DEAD         dead letters of the service in the class
 
 What is paused is named below the table, with its end, who paused it and why. A task
-in flight whose worker dies during a pause waits until its end.
+in flight whose worker dies during a pause waits until its end. So are the kinds whose
+isolated tasks went over a limit, as the processes that run now have counted them.
 
 Examples:
 
@@ -267,6 +268,11 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		shown := slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Service == s.Name })
 		if n := held.alone[s.Name]; n > 0 && shown {
 			out = append(out, fmt.Sprintf("%s leaves %s alone: `drover breakers ls` shows it", s.Name, screen.Some(n, "destination", "destinations")))
+		}
+		for _, e := range held.ended {
+			if e.service == s.Name && shown {
+				out = append(out, e.note())
+			}
 		}
 		if n := dead[s.Name]; n > 0 {
 			out = append(out, fmt.Sprintf("%s of %s died: `drover dead ls --service %s`", screen.Some(n, "task", "tasks"), s.Name, s.Name))

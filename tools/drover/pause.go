@@ -171,16 +171,17 @@ type pauses struct {
 	records []fleet.Record
 	err     error          // why they could not be read
 	alone   map[string]int // destinations that a service leaves alone; of lanes as text
+	ended   []ended        // isolated tasks that went over a limit; of lanes as text
 }
 
-// readPauses reads them when a lane is paused, and which destinations are left
-// alone.
+// readPauses reads them when a lane is paused, which destinations are left alone,
+// and what became of isolated tasks.
 func readPauses(ctx context.Context, app *App, js jetstream.JetStream, lanes []streams.Lane) pauses {
 	ctx, cancel := app.limit(ctx)
 	defer cancel()
 	var p pauses
 	if !app.JSON {
-		p.alone = leftAlone(ctx, js)
+		p.alone, p.ended = leftAlone(ctx, js), endedAtLimits(ctx, js)
 	}
 	if slices.ContainsFunc(lanes, func(l streams.Lane) bool { return l.Paused }) {
 		records, err := fleet.Records(ctx, js)

@@ -50,7 +50,7 @@ func streamAttrs() []attr[streamConfig] {
 		name: "subject transform",
 		text: transform,
 		set:  func(to *C, from C) { to.SubjectTransform = from.SubjectTransform },
-		live: never[C], // stored tasks keep the subjects that they were given
+		live: becomesFair, // otherwise no: stored tasks keep the subjects that they were given
 	}, {
 		name: "schedules",
 		text: func(c C) string { return strconv.FormatBool(c.AllowMsgSchedules) },
@@ -125,12 +125,13 @@ func streamAttrs() []attr[streamConfig] {
 func consumerAttrs() []attr[consumerConfig] {
 	type C = consumerConfig
 	return []attr[C]{{
-		name: "filter", // a new filter does not rewind: older tasks that match would never be delivered
+		// A new filter does not rewind: older tasks that match would never be delivered.
+		name: "filter",
 		text: func(c C) string { return list(append(slices.Clone(c.FilterSubjects), c.FilterSubject)) },
 		set: func(to *C, from C) {
 			to.FilterSubject, to.FilterSubjects = from.FilterSubject, from.FilterSubjects
 		},
-		live: never[C],
+		live: makesRoom,
 	}, {
 		name: "delivery",
 		text: delivery,

@@ -17,13 +17,27 @@ const (
 	waitingPerProcess = 16
 )
 
-// liveConsumer hands one service its share of one class.
-func liveConsumer(c Class, s Service) Consumer {
-	return Consumer{
-		Stream: c.Name.Stream(),
-		Config: durable(s.Name, task.Filter(c.Name, s.Name), c, s, c.Slots),
-		Class:  c.Name, Service: s.Name,
+// liveConsumers hand one service its share of one class: one does, and in a fair
+// class one for tasks without a tenant and one for each partition. Every
+// acknowledgement makes the broker look at all consumers of the stream, so there is
+// none for each tenant.
+func liveConsumers(c Class, s Service) []Consumer {
+	live := func(name, filter string) Consumer {
+		return Consumer{
+			Stream: c.Name.Stream(),
+			Config: durable(name, filter, c, s, c.Slots),
+			Class:  c.Name, Service: s.Name,
+		}
 	}
+	if !c.Fair() {
+		return []Consumer{live(s.Name, task.Filter(c.Name, s.Name))}
+	}
+	out := []Consumer{live(s.Name, "")}
+	out[0].Config.FilterSubjects = task.FairFilters(c.Name, s.Name)
+	for n := range c.Partitions {
+		out = append(out, live(task.PartitionConsumer(s.Name, n), task.PartitionFilter(c.Name, s.Name, n)))
+	}
+	return out
 }
 
 // retryConsumer hands one service its due retries of one class. They have slots

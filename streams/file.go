@@ -73,6 +73,7 @@ type (
 		RetrySlots    int         `yaml:"retry_slots"`
 		MaxBytes      size        `yaml:"max_bytes"`
 		Backoff       backoffFile `yaml:"backoff"`
+		Partitions    int         `yaml:"partitions"`
 	}
 	backoffFile struct {
 		Base duration `yaml:"base"`
@@ -107,7 +108,8 @@ func (f *fleetFile) fleet() *Fleet {
 			Name: c.Name, AckWait: time.Duration(c.AckWait), TimeLimit: time.Duration(c.TimeLimit),
 			Attempts: c.Attempts, MaxDeliver: c.MaxDeliver, WaitObjective: time.Duration(c.WaitObjective),
 			Slots: c.Slots, RetrySlots: c.RetrySlots, MaxBytes: int64(c.MaxBytes),
-			Backoff: Backoff{Base: time.Duration(c.Backoff.Base), Cap: time.Duration(c.Backoff.Cap)},
+			Backoff:    Backoff{Base: time.Duration(c.Backoff.Base), Cap: time.Duration(c.Backoff.Cap)},
+			Partitions: c.Partitions,
 		})
 	}
 	for _, s := range f.Services {

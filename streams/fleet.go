@@ -63,7 +63,11 @@ type Class struct {
 	RetrySlots    int           // the same for retries; 0 means max(2, Slots/4)
 	MaxBytes      int64         // of the class's stream; 0 means 1 GiB
 	Backoff       Backoff       // between attempts
+	Partitions    int           // makes it fair between tenants: how many of them it has turns for, at most; 0 means it is not fair
 }
+
+// Fair reports whether the class is fair between tenants.
+func (c Class) Fair() bool { return c.Partitions > 0 }
 
 // Backoff bounds the delays between attempts, as [retry.Policy] explains.
 type Backoff struct {

@@ -13,7 +13,7 @@ import (
 )
 
 // Lane is the state of one service's share of one class, or of the retries of
-// that class.
+// that class. Of a fair class it is that of all partitions together.
 type Lane struct {
 	Class   task.Class
 	Service string
@@ -23,9 +23,9 @@ type Lane struct {
 	InFlight    int    // delivered and not yet settled
 	Redelivered int    // of InFlight, those delivered more than once
 	Pulls       int    // requests of workers for more: 0 with Depth means that none is free, or none is there
-	Paused      bool   // the consumer hands nothing out; a task whose holder dies waits as well
+	Paused      bool   // a consumer hands nothing out; a task whose holder dies waits as well
 
-	PausedUntil time.Time // when the consumer goes on by itself; zero unless Paused
+	PausedUntil time.Time // when the last one goes on by itself; zero unless Paused
 
 	WaitingAge time.Duration // of the oldest in Depth, since it was stored; 0 when Depth is 0
 	OldestAge  time.Duration // of the oldest in the lane, delivered or not; 0 when there is none
@@ -44,16 +44,16 @@ func Lanes(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]Lane, e
 	if err != nil {
 		return nil, fmt.Errorf("read lanes: %w", err)
 	}
-	consumers := fleet.Topology().Consumers
-	lanes := make([]Lane, len(consumers))
-	errs := make([]error, len(consumers))
+	lanes := byLane(fleet.Topology().Consumers)
+	out := make([]Lane, len(lanes))
+	errs := make([]error, len(lanes))
 	var wg sync.WaitGroup
-	for i, c := range consumers {
-		wg.Go(func() { lanes[i], errs[i] = lane(ctx, js, c) })
+	for i, of := range lanes {
+		wg.Go(func() { out[i], errs[i] = readLane(ctx, js, of) })
 	}
 	wg.Wait()
-	read := lanes[:0]
-	for i, l := range lanes {
+	read := out[:0]
+	for i, l := range out {
 		if errs[i] == nil {
 			read = append(read, l)
 		}
@@ -61,7 +61,47 @@ func Lanes(ctx context.Context, js jetstream.JetStream, fleet *Fleet) ([]Lane, e
 	return read, errors.Join(errs...)
 }
 
-func lane(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error) {
+// byLane groups consumers by the lane that they are, or are part of.
+func byLane(consumers []Consumer) (out [][]Consumer) {
+	for i, c := range consumers {
+		if i > 0 && c.Class == consumers[i-1].Class && c.Service == consumers[i-1].Service && c.Retry == consumers[i-1].Retry {
+			out[len(out)-1] = append(out[len(out)-1], c)
+			continue
+		}
+		out = append(out, []Consumer{c})
+	}
+	return out
+}
+
+// readLane sums up the consumers of one lane.
+func readLane(ctx context.Context, js jetstream.JetStream, of []Consumer) (Lane, error) {
+	l := Lane{Class: of[0].Class, Service: of[0].Service, Retry: of[0].Retry}
+	parts := make([]Lane, len(of))
+	errs := make([]error, len(of))
+	var wg sync.WaitGroup
+	for i, c := range of {
+		wg.Go(func() { parts[i], errs[i] = readConsumer(ctx, js, c) })
+	}
+	other, stream, filter := &l.Dead, task.DeadStream, deadFilter(l.Class, l.Service)
+	if l.Retry {
+		other, stream, filter = &l.Waiting, task.RetryStream, waitFilter(l.Class, l.Service)
+	}
+	f, err := tally(ctx, js, stream, filter, 0)
+	*other = f.count
+	wg.Wait()
+	for _, p := range parts {
+		l.Depth, l.InFlight, l.Redelivered, l.Pulls = l.Depth+p.Depth, l.InFlight+p.InFlight, l.Redelivered+p.Redelivered, l.Pulls+p.Pulls
+		l.WaitingAge, l.OldestAge = max(l.WaitingAge, p.WaitingAge), max(l.OldestAge, p.OldestAge)
+		l.Paused = l.Paused || p.Paused
+		if p.PausedUntil.After(l.PausedUntil) {
+			l.PausedUntil = p.PausedUntil
+		}
+	}
+	return l, errors.Join(append(errs, err)...)
+}
+
+// readConsumer is what one consumer says, and how old its tasks are.
+func readConsumer(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error) {
 	consumer, err := js.Consumer(ctx, c.Stream, c.Config.Durable)
 	if err != nil {
 		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -71,7 +111,6 @@ func lane(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error)
 	}
 	info := consumer.CachedInfo()
 	l := Lane{
-		Class: c.Class, Service: c.Service, Retry: c.Retry,
 		Depth: info.NumPending, InFlight: info.NumAckPending, Redelivered: info.NumRedelivered,
 		Pulls: info.NumWaiting, Paused: info.Paused,
 	}
@@ -82,29 +121,23 @@ func lane(ctx context.Context, js jetstream.JetStream, c Consumer) (Lane, error)
 	if now.IsZero() {
 		now = time.Now()
 	}
-	all, err := tally(ctx, js, c.Stream, c.Config.FilterSubject, 0)
-	if err != nil {
-		return Lane{}, err
-	}
-	l.OldestAge = all.age(now)
-	if l.Depth > 0 {
-		// A consumer goes forward through its stream, so what it never delivered comes
-		// after what it delivered last.
-		rest, err := tally(ctx, js, c.Stream, c.Config.FilterSubject, info.Delivered.Stream+1)
+	for _, filter := range c.Filters() {
+		all, err := tally(ctx, js, c.Stream, filter, 0)
 		if err != nil {
 			return Lane{}, err
 		}
-		l.WaitingAge = rest.age(now)
+		l.OldestAge = max(l.OldestAge, all.age(now))
+		if l.Depth == 0 {
+			continue
+		}
+		// A consumer goes forward through its stream, so what it never delivered comes
+		// after what it delivered last.
+		rest, err := tally(ctx, js, c.Stream, filter, info.Delivered.Stream+1)
+		if err != nil {
+			return Lane{}, err
+		}
+		l.WaitingAge = max(l.WaitingAge, rest.age(now))
 	}
-	other, stream, filter := &l.Dead, task.DeadStream, deadFilter(c.Class, c.Service)
-	if c.Retry {
-		other, stream, filter = &l.Waiting, task.RetryStream, waitFilter(c.Class, c.Service)
-	}
-	f, err := tally(ctx, js, stream, filter, 0)
-	if err != nil {
-		return Lane{}, err
-	}
-	*other = f.count
 	return l, nil
 }
 

@@ -80,7 +80,10 @@ func (f *Fleet) serviceUser(s Service) User {
 	g := grants{"$JS.API.INFO"} // whether JetStream is on, asked by every connection
 	for _, c := range s.Classes {
 		g.streamInfo(c.Stream())
-		g.consume(c.Stream(), s.Name)
+		class, _ := f.Class(c)
+		for _, l := range liveConsumers(class, s) {
+			g.consume(l.Stream, l.Config.Durable)
+		}
 		g.consume(task.RetryStream, c.RetryConsumer(s.Name))
 		lane := string(c) + "." + s.Name + ".>"
 		g.add("retry.wait."+lane, "retry.ready."+lane, "dead."+lane)

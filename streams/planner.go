@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -81,6 +82,8 @@ func (p *planner) stream(ctx context.Context, object string, have jetstream.Stre
 		s.copies = want.Replicas
 	case want.Replicas < info.Config.Replicas && want.Replicas == 1:
 		s.Note = "one copy is left: a disk that is lost takes what is stored with it"
+	case becomesFair(info.Config, want):
+		s.Note = "what is stored stays in the lanes without a tenant; tasks with a tenant that come from now on wait for workers that know of partitions: restart those that do not"
 	}
 	var r refusal
 	if len(fixed) > 0 {
@@ -88,7 +91,7 @@ func (p *planner) stream(ctx context.Context, object string, have jetstream.Stre
 	}
 	r.shrink(info, want)
 	r.copies(info, want)
-	if err := r.strands(ctx, have, info.Config.Subjects, want.Subjects); err != nil {
+	if err := r.strands(ctx, have, info.Config, want); err != nil {
 		return fmt.Errorf("%s: %w", object, err)
 	}
 	r.into(&s)
@@ -116,11 +119,16 @@ func (p *planner) consumers(ctx context.Context) error {
 			return fmt.Errorf("list consumers of stream %s: %w", s.Name, err)
 		}
 	}
+	known := map[string]bool{}
 	for _, want := range slices.Concat(p.want.Consumers, p.want.Watchers) {
 		id := want.Stream + "/" + want.Config.Durable
+		if named := have[want.Stream+"/"+want.Service]; named != nil && named.Paused && have[id] == nil {
+			want.Config.PauseUntil = named.Config.PauseUntil // of the lane that a new partition becomes a part of
+		}
 		p.consumer(want, have[id])
-		delete(have, id)
+		known[id] = true
 	}
+	maps.DeleteFunc(have, func(id string, _ *jetstream.ConsumerInfo) bool { return known[id] })
 	for _, id := range sortedKeys(have) {
 		if err := p.extraConsumer(ctx, id, have[id]); err != nil {
 			return err
@@ -154,6 +162,12 @@ func (p *planner) consumer(want Consumer, have *jetstream.ConsumerInfo) {
 	}
 	s := step{Change: Change{Object: object, Action: Update, Fields: fields}, do: func(ctx context.Context) error {
 		_, err := p.js.UpdateConsumer(ctx, want.Stream, merged)
+		if errors.Is(err, jetstream.ErrConsumerMultipleFilterSubjectsNotSupported) {
+			// The broker makes the change. But nats-server 2.15 answers the first one
+			// after its start with what the consumer was when it started, in which
+			// nats.go misses the filters.
+			_, err = p.js.UpdateConsumer(ctx, want.Stream, merged)
+		}
 		return err
 	}}
 	var r refusal
@@ -162,5 +176,18 @@ func (p *planner) consumer(want Consumer, have *jetstream.ConsumerInfo) {
 	}
 	r.lease(have, want)
 	r.into(&s)
+	if makesRoom(have.Config, want.Config) {
+		p.before("stream "+want.Stream, s)
+		return
+	}
 	p.add(s)
+}
+
+// before adds a step that comes before the one of another object, if there is one.
+func (p *planner) before(object string, s step) {
+	i := slices.IndexFunc(p.steps, func(s step) bool { return s.Object == object })
+	if i < 0 {
+		i = len(p.steps)
+	}
+	p.steps = slices.Insert(p.steps, i, s)
 }

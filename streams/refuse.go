@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -67,11 +68,15 @@ func (r *refusal) copies(info *jetstream.StreamInfo, want jetstream.StreamConfig
 }
 
 // strands refuses to let go of subjects that tasks are stored under.
-func (r *refusal) strands(ctx context.Context, s jetstream.Stream, have, kept []string) error {
-	for _, subject := range uncovered(have, kept) {
-		info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+func (r *refusal) strands(ctx context.Context, s jetstream.Stream, have, want jetstream.StreamConfig) error {
+	kept := want.Subjects // by the durables that there were before
+	if have.SubjectTransform != nil {
+		kept = storedAs(want)
+	}
+	for _, lane := range lanesIn(uncovered(storedAs(have), kept)) {
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(lane))
 		if err != nil {
-			return fmt.Errorf("count tasks of %s: %w", subject, err)
+			return fmt.Errorf("count tasks of %s: %w", lane, err)
 		}
 		var n uint64
 		for have, count := range info.State.Subjects {
@@ -79,9 +84,14 @@ func (r *refusal) strands(ctx context.Context, s jetstream.Stream, have, kept []
 				n += count
 			}
 		}
-		if n > 0 {
-			r.add(fmt.Sprintf("%s of %s would be left without a worker: keep the service in the fleet until its lane is empty, or discard them", messages(n), subject),
-				lanesOf(subject), fmt.Sprintf("nats stream purge %s --subject '%s'    # or discards them", info.Config.Name, subject))
+		switch {
+		case n == 0:
+		case becomesFair(have, want) && slices.Contains(lanesIn(want.Subjects), lane):
+			r.add(fmt.Sprintf("%s of %s, with more behind the service than an action and a tenant, would be left without a worker in a fair class: "+
+				"have workers take them first, which makes them dead letters", messages(n), lane), lanesOf(lane))
+		default:
+			r.add(fmt.Sprintf("%s of %s would be left without a worker: keep the service in the fleet until its lane is empty, or discard them", messages(n), lane),
+				lanesOf(lane), fmt.Sprintf("nats stream purge %s --subject '%s'    # or discards them", info.Config.Name, lane))
 		}
 	}
 	return nil

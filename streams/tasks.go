@@ -8,7 +8,9 @@ import (
 
 // tasks is the stream of one class. It lists a subject per service, so that a
 // publish with a typo in class or service finds no stream and fails; a full class
-// refuses what is new and keeps what it has. No schedules and no rollup: with
+// refuses what is new and keeps what it has. A fair class lists the two shapes of
+// subject that one of its consumers takes, and stores each task with a tenant under
+// its partition. No schedules and no rollup: with
 // either, whoever may publish one task could erase the stream.
 func (f *Fleet) tasks(c Class, serving []Service) jetstream.StreamConfig {
 	cfg := jetstream.StreamConfig{
@@ -24,7 +26,15 @@ func (f *Fleet) tasks(c Class, serving []Service) jetstream.StreamConfig {
 		AllowDirect: true,
 	}
 	for _, s := range serving {
-		cfg.Subjects = append(cfg.Subjects, task.Filter(c.Name, s.Name))
+		if c.Fair() {
+			cfg.Subjects = append(cfg.Subjects, task.FairSubjects(c.Name, s.Name)...)
+		} else {
+			cfg.Subjects = append(cfg.Subjects, task.Filter(c.Name, s.Name))
+		}
+	}
+	if c.Fair() {
+		from, to := task.PartitionTransform(c.Name, c.Partitions)
+		cfg.SubjectTransform = &jetstream.SubjectTransformConfig{Source: from, Destination: to}
 	}
 	return cfg
 }

@@ -9,11 +9,13 @@ import (
 )
 
 const (
-	maxAttempts  = 1_000
-	maxSlots     = 10_000 // per process: each holds a goroutine and an unacknowledged delivery
-	maxProcesses = 1_000
-	minMaxBytes  = 1 << 20 // room for one message of the largest size
-	maxMaxBytes  = 1 << 50
+	maxAttempts   = 1_000
+	maxSlots      = 10_000 // per process: each holds a goroutine and an unacknowledged delivery
+	maxProcesses  = 1_000
+	minPartitions = 2
+	maxPartitions = 32      // each acknowledgement costs the broker a look at all consumers of its stream
+	minMaxBytes   = 1 << 20 // room for one message of the largest size
+	maxMaxBytes   = 1 << 50
 )
 
 // Validate returns every mistake in f at once, or nil. Zero fields that have a
@@ -48,6 +50,7 @@ func (f *Fleet) Validate() error {
 		named[strings.ToLower(s.Name)] = s.Name
 		p.service(i, s, seen)
 	}
+	p.durables(d)
 	for i, producer := range d.Producers {
 		if other, ok := named[strings.ToLower(producer.Name)]; ok {
 			p.add("producer %s: the name is taken (%s): each user of the broker has one of its own", producer.Name, other)
@@ -90,6 +93,11 @@ func (p *problems) class(i int, c Class, short bool) {
 		p.count(at, "retry_slots", c.RetrySlots, maxSlots)
 	}
 	p.bytes(at, c.MaxBytes)
+	if c.Fair() || c.Partitions < 0 {
+		if c.Partitions < minPartitions || c.Partitions > maxPartitions {
+			p.add("%s: partitions: %d, want %d to %d, or 0 for a class that is not fair between tenants", at, c.Partitions, minPartitions, maxPartitions)
+		}
+	}
 	if err := c.Retry().Validate(); err != nil && c.Attempts > 0 {
 		p.add("%s: backoff: %w", at, err)
 	}
@@ -121,6 +129,27 @@ func (p *problems) service(i int, s Service, classes map[task.Class]bool) {
 		seen[c] = true
 	}
 	p.count(at, "processes", s.Processes, maxProcesses)
+}
+
+// durables finds services whose consumers would have one name: a partition's is
+// made of its service's.
+func (p *problems) durables(f *Fleet) {
+	for _, c := range f.Classes {
+		if c.Partitions > maxPartitions {
+			continue // and is told so
+		}
+		of := map[string]string{}
+		for _, s := range f.serving(c.Name) {
+			for _, l := range liveConsumers(c, s) {
+				name := l.Config.Durable
+				if other, ok := of[name]; ok && other != s.Name {
+					p.add("service %s: name: in class %s, which has partitions, %s would also be the consumer of one of %s: give one of them another name", s.Name, c.Name, name, other)
+					return
+				}
+				of[name] = s.Name
+			}
+		}
+	}
 }
 
 func (p *problems) count(at, key string, n, most int) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -173,8 +174,12 @@ func (r *run) lane(ctx context.Context, stream, consumer string) (_ streams.Cons
 		return streams.Consumer{}, false, fmt.Errorf("read consumer %s/%s: %w", stream, consumer, err)
 	}
 	out := streams.Consumer{Stream: stream, Config: c.CachedInfo().Config, Retry: stream == task.RetryStream}
-	part := strings.Split(strings.TrimPrefix(out.Config.FilterSubject, "retry."), ".") // tasks or ready, class, service, >
-	if len(part) != 4 {
+	filters := out.Filters()
+	if len(filters) == 0 {
+		return streams.Consumer{}, false, nil
+	}
+	part := strings.Split(strings.TrimPrefix(filters[len(filters)-1], "retry."), ".") // tasks or ready, class, service, and more
+	if len(part) < 4 {
 		return streams.Consumer{}, false, nil
 	}
 	out.Class, out.Service = task.Class(part[1]), part[2]
@@ -183,7 +188,22 @@ func (r *run) lane(ctx context.Context, stream, consumer string) (_ streams.Cons
 
 const tasksPrefix = "TASKS_" // of every class's stream
 
-// subjectMatches reports whether subject is below filter, which ends in ".>".
+// taken reports whether the consumer of a lane takes this subject.
+func taken(lane streams.Consumer, subject string) bool {
+	return slices.ContainsFunc(lane.Filters(), func(filter string) bool { return subjectMatches(filter, subject) })
+}
+
 func subjectMatches(filter, subject string) bool {
-	return strings.HasPrefix(subject, strings.TrimSuffix(filter, ">"))
+	f, s := strings.Split(filter, "."), strings.Split(subject, ".")
+	for i, token := range f {
+		switch {
+		case i >= len(s):
+			return false
+		case token == ">":
+			return true
+		case token != "*" && token != s[i]:
+			return false
+		}
+	}
+	return len(f) == len(s)
 }

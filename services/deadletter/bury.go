@@ -50,7 +50,7 @@ func (r *run) bury(ctx context.Context, d *death) (outcome string, err error) {
 		return "", err
 	}
 	// The stream may have been made anew, and the sequence be another task's.
-	if !subjectMatches(d.lane.Config.FilterSubject, m.Subject) || !d.at.IsZero() && m.Time.After(d.at) {
+	if !taken(d.lane, m.Subject) || !d.at.IsZero() && m.Time.After(d.at) {
 		return gone, nil
 	}
 	st := stateOf(&m)

@@ -58,13 +58,15 @@ func (s *sweeper) straysOf(ctx context.Context, lane streams.Consumer) error {
 	}
 	limit := min(before.sequence, now.sequence) // it goes back when an operator resets the consumer
 	var found []uint64
-	err = scan(ctx, s.js, lane.Stream, lane.Config.FilterSubject, 1, func(m *stored.Message) bool {
-		if m.Sequence > limit || len(found) == straysPerLane {
-			return false
-		}
-		found = append(found, m.Sequence)
-		return true
-	})
+	for _, filter := range lane.Filters() {
+		err = errors.Join(err, scan(ctx, s.js, lane.Stream, filter, 1, func(m *stored.Message) bool {
+			if m.Sequence > limit || len(found) == straysPerLane {
+				return false
+			}
+			found = append(found, m.Sequence)
+			return true
+		}))
+	}
 	var settledHere int
 	for _, sequence := range found {
 		deliveries := max(info.Config.MaxDeliver, 0)

@@ -66,7 +66,7 @@ func workerClasses(classes []streams.Class) []worker.Class {
 	for i, c := range classes {
 		out[i] = worker.Class{
 			Name: c.Name, Slots: c.Slots, RetrySlots: c.RetrySlots,
-			TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver,
+			TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver, Partitions: c.Partitions,
 		}
 	}
 	return out

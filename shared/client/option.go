@@ -93,7 +93,9 @@ func Class(c task.Class) PublishOption {
 }
 
 // Tenant says on whose behalf the task runs. It becomes the last token of the
-// subject, so it is 1 to 64 of A-Z, a-z, 0-9, "_" and "-". The default is none.
+// subject, so it is 1 to 64 of A-Z, a-z, 0-9, "_" and "-". It needs no
+// registration. A class that is fair, as bulk is, has tenants take turns. The
+// default is none, which has a turn of its own.
 func Tenant(name string) PublishOption {
 	return publishOption(func(o *order) error {
 		o.tenant = name

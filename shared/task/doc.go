@@ -14,6 +14,9 @@
 //     own stream, consumers and slots, so one class cannot delay another.
 //   - lane: one service's share of one class, or of the retries of that class: a
 //     durable consumer and the slots that work it.
+//   - tenant: on whose behalf a task runs; any token.
+//   - partition: the tenants of a class that take turns together. A class with
+//     partitions is fair between tenants: its lane has a durable consumer for each.
 //   - slot: room for one running handler.
 //   - lease: the time that the broker leaves a delivery with one worker before
 //     it gives it to another; extended while the task is held.

@@ -59,7 +59,7 @@ func ReadState(subject string, h nats.Header, at Stored) (State, error) {
 	s := &r.State
 	msgID := ""
 	moved := !strings.HasPrefix(subject, "tasks.")
-	published := subject
+	published, _, _ := cutPartition(subject)
 	if moved { // only the runtime may publish to RETRY and DEAD, so its word is taken
 		published = get(h, HeaderSubject)
 	}

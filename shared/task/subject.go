@@ -167,7 +167,8 @@ func RetryFilter(c Class, service string) string {
 	return "retry.ready." + string(c) + "." + service + ".>"
 }
 
-// ParseSubject reads a subject of the form that [Subject.String] writes. On an
+// ParseSubject reads a subject of the form that [Subject.String] writes: as it is
+// published, and not as a fair class stores it, which is for [ReadState]. On an
 // error, which wraps [ErrBadSubject], class and service are still filled in when
 // the subject has them, so that the task can be dead-lettered where it belongs.
 func ParseSubject(subject string) (Subject, error) {

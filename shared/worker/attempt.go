@@ -202,7 +202,7 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 		}
 	}
 	if k.limiting != nil {
-		if v, ok := l.turn(d, st); !ok {
+		if v, ok := l.admit(d, st); !ok {
 			return nil, v
 		}
 	}

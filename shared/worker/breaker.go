@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/droverhq/drover/shared/breaker"
@@ -97,13 +96,7 @@ func (w *Worker) startBreakers() (end func(), err error) {
 	if w.breakers, err = circuit.New(w.js, w.service, w.log, w.meter); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // a drain is to be shared too
-	var wg sync.WaitGroup
-	wg.Go(func() { w.breakers.Run(ctx) })
-	return func() {
-		cancel()
-		wg.Wait()
-	}, nil
+	return beside(w.breakers.Run), nil
 }
 
 // enter asks the breaker of the task's destination whether it may run. It answers

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/droverhq/drover/shared/permit"
@@ -72,13 +71,7 @@ func (w *Worker) startPermits() (end func(), err error) {
 	if w.permits, err = permit.New(w.js, c); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // a drain needs them too
-	var wg sync.WaitGroup
-	wg.Go(func() { w.permits.Run(ctx) })
-	return func() {
-		cancel()
-		wg.Wait()
-	}, nil
+	return beside(w.permits.Run), nil
 }
 
 // capped takes the permits that a task needs, and returns its handler, which gives

@@ -49,7 +49,7 @@ func fleetWithImage(ctx context.Context) (js jetstream.JetStream, stop func(), e
 		return nil, nil, err
 	}
 	fleet := streams.Default()
-	fleet.Services = append(fleet.Services, streams.Service{Name: "image", Classes: []task.Class{task.Default}})
+	fleet.Services = append(fleet.Services, streams.Service{Name: "image", Classes: []task.Class{task.Default, task.Bulk}})
 	if _, err := streams.Apply(ctx, js, fleet); err != nil {
 		return nil, nil, err
 	}
@@ -363,4 +363,47 @@ func ExampleRateLimit() {
 	// scale globex/c.png
 	// <nil>
 	// acme has tasks in line <nil>
+}
+
+// Tenants take turns in a class that the fleet divides into partitions. One that
+// queues two tasks behind the two hundred of another does not wait for those.
+func ExampleServe_tenants() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	bulk, _ := streams.Default().Class(task.Bulk)
+	for tenant, n := range map[string]int{"big": 200, "small": 2} {
+		for range n {
+			subject := task.Subject{Class: task.Bulk, Service: "image", Action: "resize", Tenant: tenant}
+			if _, err := js.Publish(ctx, subject.String(), nil); err != nil { // package client does this
+				fmt.Println(err)
+				return
+			}
+		}
+	}
+
+	w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Bulk, Slots: 1, Partitions: bulk.Partitions}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ran := map[string]int{} // by one slot
+	worker.Handle(w, func(ctx context.Context, _ Resize) error {
+		time.Sleep(2 * time.Millisecond) // its work
+		info, _ := task.FromContext(ctx)
+		if ran[info.Tenant]++; ran["small"] == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if err := w.Run(ctx); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("small is done while big has more than half to go:", ran["small"] == 2 && ran["big"] < 100)
+	// Output: small is done while big has more than half to go: true
 }

@@ -7,9 +7,7 @@ func KillPulls(w *Worker) {
 	_ = w.Ready() // after which the lanes are there to be read
 	for _, l := range w.lanes {
 		l.mu.Lock()
-		for i := range l.pulls {
-			_ = l.pulls[i].sub.Unsubscribe()
-		}
+		l.allPulls(func(p *pull) { _ = p.sub.Unsubscribe() })
 		l.mu.Unlock()
 	}
 }

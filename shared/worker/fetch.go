@@ -14,24 +14,51 @@ import (
 )
 
 const (
-	pullExpiry    = 2 * time.Second // so a drain waits for at most that, and a lost pull heals
-	pullHeartbeat = time.Second     // the broker allows at most half the expiry
-	pullLost      = pullExpiry + pullHeartbeat/2
-	pullSilent    = pullHeartbeat + pullHeartbeat/2
+	pullExpiry    = 2 * time.Second        // so a drain waits for at most that, and a lost pull heals
+	pullHeartbeat = time.Second            // the broker allows at most half the expiry
 	pullPause     = 250 * time.Millisecond // after a refusal
 	maxAhead      = 1024
 	aheadWithin   = 50 * time.Millisecond // what is pulled ahead should start within that
 )
 
-// pull is one request for deliveries. A lane has two, so that one can be filled
+// how a source is asked.
+type how int
+
+const (
+	both   how = iota // for what it has, and for what comes
+	fill              // for what it has
+	listen            // for what comes
+)
+
+// expiry is when the request ends by itself; 0 means that it is answered at once.
+func (h how) expiry() time.Duration {
+	switch h {
+	case fill:
+		return 0
+	case listen:
+		return listenExpiry
+	case both:
+	}
+	return pullExpiry
+}
+
+// silent is how long nothing may be heard of a request that is outstanding.
+func (h how) silent() time.Duration { return pullHeartbeat + pullHeartbeat/2 }
+
+// lost is how long it takes until it is given up.
+func (h how) lost() time.Duration { return max(h.expiry(), pullHeartbeat) + pullHeartbeat/2 }
+
+// pull is one request for deliveries. A source has two, so that one can be filled
 // while the next is under way; each has a subscription of its own, because a
 // delivery does not say which request it answers. More would not fit MaxWaiting:
 // a request beyond it is dropped by the broker without a word.
 type pull struct {
-	inbox string
-	sub   *nats.Subscription
+	source *source
+	inbox  string
+	sub    *nats.Subscription
 
 	// Guarded by lane.mu.
+	how       how       // it asks
 	serial    uint64    // of the last request, the last token of its reply subject
 	left      int       // deliveries it may still bring; 0 when it is not outstanding
 	heard     time.Time // when it was sent, or last brought anything
@@ -55,6 +82,16 @@ type demand struct {
 	pull   *pull
 	serial uint64 // of pull when it was made
 	n      int
+	how    how
+}
+
+// made is r, counted as sent. lane.mu is held.
+func (r demand) made(now time.Time) demand {
+	p := r.pull
+	p.how, p.left, p.heard = r.how, r.n, now
+	p.serial++
+	r.serial = p.serial
+	return r
 }
 
 // want picks the request to send, if one is due, and counts it as sent. l.mu is
@@ -65,39 +102,59 @@ func (l *lane) want(now time.Time) demand {
 		return demand{}
 	}
 	target := l.slots - l.leaked + l.pace.ahead
-	outstanding := l.pulls[0].left + l.pulls[1].left
-	n := target - l.held.n - outstanding
-	if l.load.heaviest > 0 {
-		n = l.wantHeavy(outstanding)
+	if len(l.sources) > 1 {
+		return l.wantInTurn(now, target)
 	}
+	s := l.sources[0]
+	outstanding := s.outstanding()
+	n := l.room(target, outstanding)
 	if n <= 0 || outstanding > 0 && n < target/2 {
 		return demand{}
 	}
-	for i := range l.pulls {
-		if p := &l.pulls[i]; p.left == 0 && !now.Before(p.notBefore) {
-			p.left, p.heard = n, now
-			p.serial++
-			return demand{p, p.serial, n}
-		}
+	if p := s.free(now); p != nil {
+		return demand{pull: p, n: n}.made(now)
 	}
 	return demand{}
 }
 
-func (l *lane) request(r demand, now time.Time) {
-	p := r.pull
-	if p == nil {
-		return
+// room is how many deliveries may be asked for beside those that are outstanding.
+// l.mu is held.
+func (l *lane) room(target, outstanding int) int {
+	if l.load.heaviest > 0 {
+		return l.roomForHeavy(outstanding)
 	}
+	return target - l.held.n - outstanding
+}
+
+// request sends what is due: one request, or in turn as many as there is room for.
+func (l *lane) request(r demand, now time.Time) {
+	for r.pull != nil {
+		l.send(r, now)
+		if r.how == both {
+			return
+		}
+		l.mu.Lock()
+		r = l.want(now)
+		l.mu.Unlock()
+	}
+}
+
+func (l *lane) send(r demand, now time.Time) {
+	p := r.pull
 	req := make([]byte, 0, 96)
-	req = append(req, `{"expires":`...)
-	req = strconv.AppendInt(req, int64(pullExpiry), 10)
-	req = append(req, `,"idle_heartbeat":`...)
-	req = strconv.AppendInt(req, int64(pullHeartbeat), 10)
+	if d := r.how.expiry(); d > 0 {
+		req = append(req, `{"expires":`...)
+		req = strconv.AppendInt(req, int64(d), 10)
+		req = append(req, `,"idle_heartbeat":`...)
+		req = strconv.AppendInt(req, int64(pullHeartbeat), 10)
+	} else {
+		req = append(req, `{"no_wait":true`...)
+	}
 	req = append(req, `,"batch":`...)
 	req = strconv.AppendInt(req, int64(r.n), 10)
 	req = append(req, '}')
 	reply := p.inbox + strconv.FormatUint(r.serial, 10)
-	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.MSG.NEXT."+l.stream+"."+l.durable), reply, req); err != nil {
+	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.MSG.NEXT."+l.stream+"."+p.source.durable), reply, req); err != nil {
 		l.mu.Lock()
 		if p.serial == r.serial {
 			p.left = 0
@@ -130,16 +187,19 @@ func (l *lane) arrive(p *pull, m *nats.Msg) {
 		d.confirmed = p.doubt
 	}
 	d.extended = d.confirmed
-	delete(l.trouble, pulling)
+	s := p.source
+	delete(l.trouble, s.pulling)
 	if p.left > 0 {
 		p.left--
 		l.checkQuiet()
 	}
+	if s.taken++; d.last {
+		s.empty = now
+	}
 	l.held.add(d)
 	l.load.held += int(d.weight)
-	if l.next == nil {
-		l.next = d
-	}
+	s.waiting.add(d)
+	l.waiting++
 	l.wake()
 	next := l.want(now)
 	l.mu.Unlock()
@@ -166,11 +226,12 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 	l.checkQuiet()
 	switch status {
 	case "404", "408": // expired with nothing more to bring
-		delete(l.trouble, pulling)
+		delete(l.trouble, p.source.pulling)
+		p.source.empty = now
 	default:
 		p.notBefore = now.Add(pullPause)
 		if status == "503" || text == "Consumer Deleted" {
-			l.trouble[pulling] = fmt.Errorf("%w in %s, or it has no leader now", ErrNotBound, l.stream)
+			l.trouble[p.source.pulling] = fmt.Errorf("%w in %s, or it has no leader now", ErrNotBound, l.stream)
 		}
 	}
 	next := l.want(now)
@@ -179,7 +240,7 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 }
 
 // readReply reads what the reply subject says of a delivery: how often it was
-// delivered, its sequence, and when it was stored. Msg.Metadata reads the same,
+// delivered, its sequence, when it was stored, and whether others wait. Msg.Metadata reads the same,
 // and allocates (BenchmarkReadReply):
 //
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
@@ -215,6 +276,7 @@ func (d *delivery) readReply() bool {
 		reply = reply[digits+1:]
 	}
 	d.delivered, d.sequence, d.storedAt = int(fields[0]), uint64(fields[1]), fields[3]
+	d.last = reply == "0" || strings.HasPrefix(reply, "0.")
 	return true
 }
 
@@ -223,32 +285,34 @@ func (d *delivery) readReply() bool {
 // meanwhile, and after ack-wait to another worker, so its lease runs from when p
 // was last heard of. lane.mu is held.
 func (p *pull) listen(now time.Time) {
-	if p.left > 0 && p.doubt.IsZero() && now.Sub(p.heard) > pullSilent {
+	if p.left > 0 && p.doubt.IsZero() && now.Sub(p.heard) > p.how.silent() {
 		p.doubt = p.heard
 	}
 	p.heard = now
 }
 
-// marks returns the reply subjects of the questions that are to be asked now to end
-// a doubt: their answers come after all that is on its way. l.mu is held.
-func (l *lane) marks(now time.Time) (due []string) {
-	for i := range l.pulls {
-		p := &l.pulls[i]
+// mark is a question about a consumer, to be answered on a pull's own inbox.
+type mark struct{ durable, reply string }
+
+// marks returns the questions that are to be asked now to end a doubt: their answers
+// come after all that is on its way. l.mu is held.
+func (l *lane) marks(now time.Time) (due []mark) {
+	l.allPulls(func(p *pull) {
 		if p.doubt.IsZero() || p.mark != "" && now.Sub(p.marked) < pullHeartbeat {
-			continue
+			return
 		}
 		if p.mark == "" {
 			l.serial++
 			p.mark = p.inbox + "mark" + strconv.FormatUint(l.serial, 10)
 		}
 		p.marked = now
-		due = append(due, p.mark)
-	}
+		due = append(due, mark{p.source.durable, p.mark})
+	})
 	return due
 }
 
-func (l *lane) ask(mark string) {
-	_ = l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+l.durable), mark, nil) // not connected: the keeper asks again
+func (l *lane) ask(m mark) {
+	_ = l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+m.durable), m.reply, nil) // not connected: the keeper asks again
 }
 
 const pulling = "pull tasks"
@@ -256,24 +320,45 @@ const pulling = "pull tasks"
 // checkPulls gives up pulls that the broker has forgotten, as it does when the
 // connection or the leader changes. l.mu is held.
 func (l *lane) checkPulls(now time.Time) {
-	for i := range l.pulls {
-		if p := &l.pulls[i]; p.left > 0 && now.Sub(p.heard) > pullLost {
-			p.listen(now)
-			p.left = 0
-			l.trouble[pulling] = errors.New("the broker does not answer")
-			l.checkQuiet()
+	l.allPulls(func(p *pull) {
+		if p.left == 0 || now.Sub(p.heard) <= p.how.lost() {
+			return
+		}
+		p.listen(now)
+		p.left = 0
+		if p.how == fill { // a consumer that may hand out no more does not answer either: ask it in the way that tells
+			p.source.empty = now
+		} else {
+			l.trouble[p.source.pulling] = errors.New("the broker does not answer")
+		}
+		l.checkQuiet()
+	})
+}
+
+// isServed reports whether the broker answers, for one source at least. l.mu is held.
+func (l *lane) isServed() bool {
+	for _, s := range l.sources {
+		if l.trouble[s.pulling] == nil {
+			return true
 		}
 	}
+	return false
 }
 
 // checkQuiet tells drain when no pull is outstanding. l.mu is held.
 func (l *lane) checkQuiet() {
-	if l.draining.Load() && l.pulls[0].left == 0 && l.pulls[1].left == 0 {
-		select {
-		case <-l.quiet:
-		default:
-			close(l.quiet)
+	if !l.draining.Load() {
+		return
+	}
+	for _, s := range l.sources {
+		if s.outstanding() > 0 {
+			return
 		}
+	}
+	select {
+	case <-l.quiet:
+	default:
+		close(l.quiet)
 	}
 }
 

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -22,15 +23,17 @@ const (
 	retryLane laneKind = "retry"
 )
 
-// lane works one durable consumer: it pulls deliveries (fetch.go), keeps their
-// leases (lease.go), and runs them in slots (attempt.go, settle.go).
+// lane works one durable consumer, or those of a fair class in turn (source.go,
+// turn.go): it pulls deliveries (fetch.go), keeps their leases (lease.go), and runs
+// them in slots (attempt.go, settle.go).
 type lane struct {
 	w       *Worker
 	class   *Class
 	kind    laneKind
 	slots   int
 	stream  string
-	durable string
+	durable string // that is named after the service
+	sources []*source
 	ackWait time.Duration
 	inbox   string // prefix of every subject that this lane subscribes to
 
@@ -48,19 +51,22 @@ type lane struct {
 	settles sync.WaitGroup // of abandoned attempts, and of acknowledgements without a connection
 	done    chan struct{}  // ends the keeper
 
-	waiting  atomic.Int64 // slots that wait for a rate limit
+	limited  atomic.Int64 // slots that wait for a rate limit
 	draining atomic.Bool  // set once, with mu held
 	mu       sync.Mutex
 	held     deliveries // every delivery that is not settled
-	next     *delivery  // the first of them that waits for a slot; nil when none does
+	waiting  int        // those of them that wait for a slot: next, and what is in the queues of the sources
+	next     *delivery  // the one whose turn it is; nil until somebody looks
+	turn     int        // the source that the next of them is taken from, if it has one
+	asks     int        // the source that is asked next
 	work     sync.Cond  // there is work for an idle slot, or there will be no more
 	idleN    int        // slots that wait for work
 	waking   bool       // one of them is on its way
 	over     bool       // no more work will come
+	started  bool
 	running  int
 	leaked   int // slots whose handler was abandoned
 	alive    int // slots that have not ended and are not leaked
-	pulls    [2]pull
 	pace     pace
 	load     load
 	asked    map[string]question // extensions without an answer yet, by reply subject
@@ -73,14 +79,19 @@ type lane struct {
 // pulls that were given up and answered all the same can bring more.
 const acksSize = 4 * maxAhead
 
-func newLane(w *Worker, c *Class, kind laneKind, slots int, info *jetstream.ConsumerInfo) *lane {
+// newLane makes the lane of these consumers, of which there is at least one.
+func newLane(w *Worker, c *Class, kind laneKind, slots int, of []*jetstream.ConsumerInfo) *lane {
 	l := &lane{
-		w: w, class: c, kind: kind, slots: slots, stream: info.Stream, durable: info.Name, ackWait: info.Config.AckWait,
+		w: w, class: c, kind: kind, slots: slots, stream: of[0].Stream, durable: of[0].Name, ackWait: of[0].Config.AckWait,
 		inbox: w.nc.NewInbox(), acks: make(chan *delivery, acksSize), acked: make(chan struct{}),
 		quiet: make(chan struct{}), idle: make(chan struct{}), done: make(chan struct{}),
 		asked: map[string]question{}, trouble: map[string]error{},
 	}
 	l.load = w.newLoad(slots)
+	for _, info := range of {
+		l.ackWait = min(l.ackWait, info.Config.AckWait)
+		l.addSource(info, len(of) > 1)
+	}
 	l.held.init()
 	l.work.L = &l.mu
 	l.spanAttributes = []attribute.KeyValue{
@@ -101,16 +112,14 @@ func (l *lane) start() error {
 	if l.leases, err = l.w.nc.Subscribe(l.inbox+".lease.*", l.extended); err != nil {
 		return fmt.Errorf("subscribe for leases of %s: %w", l.durable, err)
 	}
-	for i := range l.pulls {
-		p := &l.pulls[i]
-		p.inbox = fmt.Sprintf("%s.pull%d.", l.inbox, i)
-		if p.sub, err = l.w.nc.Subscribe(p.inbox+"*", func(m *nats.Msg) { l.arrive(p, m) }); err != nil {
-			return fmt.Errorf("subscribe for tasks of %s: %w", l.durable, err)
-		}
-		if err := p.sub.SetPendingLimits(-1, -1); err != nil { // what was asked for bounds it
-			return fmt.Errorf("subscribe for tasks of %s: %w", l.durable, err)
+	for _, s := range l.sources {
+		if err := errors.Join(s.pulls[0].subscribe(), s.pulls[1].subscribe()); err != nil {
+			return err
 		}
 	}
+	l.mu.Lock()
+	l.started = true
+	l.mu.Unlock()
 	l.startSlots()
 	l.acking.Go(l.acknowledge)
 	l.keeping.Go(l.keep)
@@ -153,7 +162,7 @@ func (l *lane) take(s *slot) *delivery {
 	l.load.running -= s.weight
 	s.weight = 0
 	for !l.startable() {
-		if l.over && l.next == nil {
+		if l.over && l.waiting == 0 {
 			return nil
 		}
 		l.idleN++
@@ -162,7 +171,8 @@ func (l *lane) take(s *slot) *delivery {
 		l.waking = false
 	}
 	d := l.next
-	l.next = l.held.after(d)
+	l.next = nil
+	l.waiting--
 	s.weight = int(d.weight)
 	l.load.running += s.weight
 	l.wake()
@@ -174,7 +184,7 @@ func (l *lane) take(s *slot) *delivery {
 // one wakes up are left to it: waking costs as much as a tiny task does, and what
 // few slots do is done in order (BenchmarkDrain). l.mu is held.
 func (l *lane) wake() {
-	if l.next != nil && l.idleN > 0 && !l.waking {
+	if l.waiting > 0 && l.idleN > 0 && !l.waking {
 		l.waking = true
 		l.work.Signal()
 	}
@@ -209,7 +219,7 @@ func (l *lane) checkIdle() {
 func (l *lane) drain() {
 	l.mu.Lock()
 	l.draining.Store(true)
-	if l.pulls[0].sub == nil || l.pulls[1].sub == nil { // it never started
+	if !l.started {
 		l.mu.Unlock()
 		return
 	}
@@ -233,9 +243,8 @@ func (l *lane) drain() {
 	l.settles.Wait()
 	close(l.done)
 	l.keeping.Wait()
-	for _, s := range []*nats.Subscription{l.leases, l.pulls[0].sub, l.pulls[1].sub} {
-		_ = s.Unsubscribe() // the connection is closed: then so is the subscription
-	}
+	_ = l.leases.Unsubscribe() // the connection is closed: then so are the subscriptions
+	l.allPulls(func(p *pull) { _ = p.sub.Unsubscribe() })
 }
 
 // cancelRunning cancels the context of every running handler.
@@ -286,6 +295,7 @@ type delivery struct {
 	delivered int    // times the broker has delivered this message, this one included
 	sequence  uint64 // in the lane's stream
 	storedAt  int64  // ns since 1970: when it was published, or its timer fired
+	last      bool   // nothing waited behind it at the broker
 
 	// Guarded by lane.mu until phaseSettling, then owned by the settler.
 	phase     phase
@@ -301,6 +311,7 @@ type delivery struct {
 	ctx  taskContext // and its context
 
 	prev, next *delivery
+	behind     *delivery // the next one in its queue
 }
 
 // state is what the message says of its task: as it was before this delivery. It

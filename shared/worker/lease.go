@@ -65,7 +65,7 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 		}
 	}
 	l.checkPulls(now)
-	if l.trouble[pulling] == nil {
+	if l.isServed() {
 		l.served = now
 	}
 	away := now.Sub(l.served) > awayLimit
@@ -76,8 +76,8 @@ func (l *lane) tend(now time.Time, slept time.Duration) {
 	if away {
 		l.w.move(now)
 	}
-	for _, mark := range marks {
-		l.ask(mark)
+	for _, m := range marks {
+		l.ask(m)
 	}
 	for _, d := range extend {
 		l.extend(d, now)

@@ -13,6 +13,7 @@ func TestGraceBeginsWhenHandlerHears(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	l := &lane{w: &Worker{config: config{grace: time.Second}}, ackWait: time.Hour}
+	l.sources = []*source{{lane: l}}
 	l.held.init()
 	l.draining.Store(true) // it asks for no more
 	d := &delivery{phase: phaseRunning, confirmed: now, extended: now, limit: now.Add(-time.Minute)}

@@ -22,6 +22,16 @@ type Class struct {
 	TimeLimit  time.Duration // of one run of a handler; 0 means 1 min
 	Retry      retry.Policy  // its zero value means 5 attempts, from 1 s, up to 10 min
 	MaxDeliver int           // deaths until a task is dead-lettered as crash-loop, at least 2; 0 means 3
+	Partitions int           // that the broker divides tasks into by tenant, to be taken in turn; 0 means none: tasks are taken as they came
+}
+
+// durables are the consumers of the class's tasks of one service.
+func (c *Class) durables(service string) []string {
+	out := []string{service}
+	for n := range c.Partitions {
+		out = append(out, task.PartitionConsumer(service, n))
+	}
+	return out
 }
 
 func (c Class) withDefaults() Class {
@@ -52,6 +62,9 @@ func (c Class) validate() error {
 	}
 	if c.Slots < 0 || c.RetrySlots < 0 {
 		errs = append(errs, fmt.Errorf("%d slots and %d retry slots: neither can be negative", c.Slots, c.RetrySlots))
+	}
+	if c.Partitions < 0 {
+		errs = append(errs, fmt.Errorf("%d partitions: that cannot be", c.Partitions))
 	}
 	if c.TimeLimit < 0 {
 		errs = append(errs, fmt.Errorf("time limit %v is negative", c.TimeLimit))

@@ -1,10 +1,8 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/droverhq/drover/shared/quota"
@@ -79,17 +77,11 @@ func (w *Worker) startLimits() (end func(), err error) {
 	if w.quotas, err = quota.New(w.js, w.service, w.log, w.meter); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // a drain is held to them too
-	var wg sync.WaitGroup
-	wg.Go(func() { w.quotas.Run(ctx) })
-	return func() {
-		cancel()
-		wg.Wait()
-	}, nil
+	return beside(w.quotas.Run), nil
 }
 
-// turn asks the limit of the task's key whether it may run, and may wait a little.
-func (l *lane) turn(d *delivery, st *task.State) (verdict, bool) {
+// admit asks the limit of the task's key whether it may run, and may wait a little.
+func (l *lane) admit(d *delivery, st *task.State) (verdict, bool) {
 	k := d.run.kind
 	key, err := k.limiting.key(&d.task)
 	if err != nil {
@@ -99,11 +91,11 @@ func (l *lane) turn(d *delivery, st *task.State) (verdict, bool) {
 		return verdict{}, true
 	}
 	ask := quota.Ask{Policy: k.limiting.policy, Key: key, Back: st.Reason == task.Limited, Wait: moment}
-	if int(l.waiting.Add(1)) <= l.slots/2 {
+	if int(l.limited.Add(1)) <= l.slots/2 {
 		ask.Wait = quota.Patience
 	}
 	a := l.w.quotas.Take(ask)
-	l.waiting.Add(-1)
+	l.limited.Add(-1)
 	switch {
 	case !a.Admitted:
 		return verdict{outcome: again, reason: task.Limited, delay: max(a.Delay-timerLate, time.Millisecond)}, false

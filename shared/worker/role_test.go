@@ -31,6 +31,7 @@ const (
 	envURL    = "TEST_URL"
 	envLedger = "TEST_LEDGER" // file that every run is written to
 	envSlots  = "TEST_SLOTS"
+	envFair   = "TEST_FAIR" // serve the fair class bulk
 	// A child that ends before it has begun its task.
 	envBadChild = "TEST_BAD_CHILD"
 )
@@ -43,7 +44,11 @@ func workerMain() int {
 
 func newWorker(js jetstream.JetStream) (*worker.Worker, error) {
 	slots, _ := strconv.Atoi(os.Getenv(envSlots)) // 0 without: the default
-	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: slots, TimeLimit: time.Minute}), worker.DrainLimit(10*time.Second), worker.Grace(time.Second))
+	class := worker.Class{Name: task.Default, Slots: slots, TimeLimit: time.Minute}
+	if os.Getenv(envFair) != "" {
+		class.Name, class.Partitions = task.Bulk, partitions
+	}
+	w, err := worker.New(js, "test", worker.Serve(class), worker.DrainLimit(10*time.Second), worker.Grace(time.Second))
 	if err != nil {
 		return nil, err
 	}

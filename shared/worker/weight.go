@@ -92,7 +92,7 @@ func (l *lane) weigh(subject string) int {
 // startable reports whether there is a delivery that waits, and slots enough for it.
 // l.mu is held.
 func (l *lane) startable() bool {
-	return l.next != nil && (l.load.heaviest == 0 || l.fits())
+	return l.head() != nil && (l.load.heaviest == 0 || l.fits())
 }
 
 // fits reports whether the next delivery may start. When nothing runs but what is
@@ -102,12 +102,12 @@ func (l *lane) fits() bool {
 	return l.load.running+int(l.next.weight) <= l.slots || l.load.running == l.load.leaked || l.draining.Load()
 }
 
-// wantHeavy is how many deliveries a lane with heavy kinds asks for: as many as can
+// roomForHeavy is how many deliveries a lane with heavy kinds asks for: as many as can
 // start if all are of the heaviest kind, and else one, because what the next one weighs
 // is known when it is here: if it has to wait, nothing is free until it has started.
 // Nothing is pulled ahead: that the last ones were quick says nothing of a heavy one.
 // l.mu is held.
-func (l *lane) wantHeavy(outstanding int) int {
+func (l *lane) roomForHeavy(outstanding int) int {
 	free := l.slots - l.load.leaked - l.load.held
 	n := free/l.load.heaviest - outstanding
 	if n < 1 && free > 0 && outstanding == 0 {

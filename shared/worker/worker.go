@@ -184,27 +184,13 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("run worker of %s: %w", w.service, err)
 	}
 	defer w.metrics.close()
-	unmeasure, err := w.measureIsolation()
-	if err != nil {
-		return fmt.Errorf("run worker of %s: %w", w.service, err)
+	for _, begin := range []func() (end func(), err error){w.measureIsolation, w.startBreakers, w.startPermits, w.startLimits} {
+		end, err := begin()
+		if err != nil {
+			return fmt.Errorf("run worker of %s: %w", w.service, err)
+		}
+		defer end()
 	}
-	defer unmeasure()
-
-	end, err := w.startBreakers()
-	if err != nil {
-		return fmt.Errorf("run worker of %s: %w", w.service, err)
-	}
-	defer end()
-	endPermits, err := w.startPermits()
-	if err != nil {
-		return fmt.Errorf("run worker of %s: %w", w.service, err)
-	}
-	defer endPermits()
-	endLimits, err := w.startLimits()
-	if err != nil {
-		return fmt.Errorf("run worker of %s: %w", w.service, err)
-	}
-	defer endLimits()
 
 	ctx, w.stop = context.WithCancelCause(ctx)
 	defer w.stop(nil)
@@ -227,6 +213,18 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
+// beside runs f until end is called, which waits for it: what a drain needs too does
+// not end with the context of Run.
+func beside(f func(context.Context)) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
 // watch looks after what the lanes cannot see of themselves, until ctx is done.
 func (w *Worker) watch(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -234,7 +232,9 @@ func (w *Worker) watch(ctx context.Context) {
 		wg.Go(func() { w.watchRecycle(ctx) })
 		wg.Go(func() { w.sweep(ctx) })
 		for _, l := range w.lanes {
-			wg.Go(func() { l.watch(ctx) })
+			for _, s := range l.sources {
+				wg.Go(func() { s.watch(ctx) })
+			}
 		}
 	}
 	<-ctx.Done()
@@ -251,12 +251,12 @@ func (w *Worker) bind(ctx context.Context) error {
 	for i := range w.classes {
 		c := &w.classes[i]
 		if w.pool != RetryPool {
-			if err := w.bindLane(ctx, c, c.Name.Stream(), w.service, c.Slots, liveLane); err != nil {
+			if err := w.bindLane(ctx, c, c.Slots, liveLane, c.Name.Stream(), c.durables(w.service)...); err != nil {
 				return err
 			}
 		}
 		if w.pool != LivePool {
-			if err := w.bindLane(ctx, c, task.RetryStream, c.Name.RetryConsumer(w.service), c.RetrySlots, retryLane); err != nil {
+			if err := w.bindLane(ctx, c, c.RetrySlots, retryLane, task.RetryStream, c.Name.RetryConsumer(w.service)); err != nil {
 				return err
 			}
 		}
@@ -264,20 +264,33 @@ func (w *Worker) bind(ctx context.Context) error {
 	return nil
 }
 
-func (w *Worker) bindLane(ctx context.Context, c *Class, stream, durable string, slots int, pool laneKind) error {
+func (w *Worker) bindLane(ctx context.Context, c *Class, slots int, pool laneKind, stream string, durables ...string) error {
+	var of []*jetstream.ConsumerInfo
+	for _, name := range durables {
+		info, err := w.consumer(ctx, c, stream, name)
+		if err != nil {
+			return err
+		}
+		of = append(of, info)
+	}
+	w.lanes = append(w.lanes, newLane(w, c, pool, slots, of))
+	return nil
+}
+
+// consumer asks for one consumer until the broker says whether there is one.
+func (w *Worker) consumer(ctx context.Context, c *Class, stream, durable string) (*jetstream.ConsumerInfo, error) {
 	for {
 		try, cancel := context.WithTimeout(ctx, tryLimit) // a question that is lost is answered by nobody
 		consumer, err := w.js.Consumer(try, stream, durable)
 		cancel()
 		switch {
 		case err == nil:
-			w.lanes = append(w.lanes, newLane(w, c, pool, slots, consumer.CachedInfo()))
-			return nil
+			return consumer.CachedInfo(), nil
 		case errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
+			return nil, fmt.Errorf("bind to %s of %s: %w: run `drover streams apply` with a fleet file in which %s serves class %s",
 				durable, stream, ErrNotBound, w.service, c.Name)
 		case ctx.Err() != nil:
-			return fmt.Errorf("bind to %s of %s: %w", durable, stream, broker.Why(ctx, err))
+			return nil, fmt.Errorf("bind to %s of %s: %w", durable, stream, broker.Why(ctx, err))
 		}
 		select { // an election, or a broker that is starting
 		case <-time.After(retryFirst):

@@ -316,3 +316,43 @@ func TestErrors(t *testing.T) {
 		t.Error("List with an ended context = nil")
 	}
 }
+
+// Tasks of a fair class are found by tenant and kind in whatever partition they are,
+// and those that one partition has handed out are held.
+func TestListFair(t *testing.T) {
+	t.Parallel()
+	js, f := newFleet(t)
+	send := task.Subject{Class: task.Bulk, Service: "email", Action: "send"}
+	acme, umbrella := send, send
+	acme.Tenant, umbrella.Tenant = "acme", "umbrella"
+	for _, id := range []string{"a", "b"} {
+		publish(t, js, acme, id)
+	}
+	publish(t, js, umbrella, "c")
+	publish(t, js, send, "d")
+	take(t, js, task.Bulk.Stream(), task.PartitionConsumer("email", 7)) // acme's
+	for _, tt := range []struct {
+		name   string
+		filter backlog.Filter
+		want   string
+	}{
+		{"class", backlog.Filter{Class: task.Bulk}, "a held, b waiting, c waiting, d waiting"},
+		{"tenant", backlog.Filter{Tenant: "acme"}, "a held, b waiting"},
+		{"tenant and kind", backlog.Filter{Tenant: "umbrella", Kind: "email.send"}, "c waiting"},
+		{"kind", backlog.Filter{Kind: "email.send"}, "a held, b waiting, c waiting, d waiting"},
+		{"held", backlog.Filter{Kind: "email.send", Place: backlog.Held}, "a held"},
+	} {
+		l, err := backlog.List(t.Context(), js, f, tt.filter)
+		var got []string
+		for _, x := range l.Tasks {
+			got = append(got, x.ID+" "+string(x.Place))
+		}
+		if s := strings.Join(got, ", "); err != nil || s != tt.want {
+			t.Errorf("%s: List = %s, %v, want %s", tt.name, s, err, tt.want)
+		}
+	}
+	found, _, err := backlog.Find(t.Context(), js, f, "c", backlog.Where{Kind: "email.send"})
+	if err != nil || len(found) != 1 || found[0].Subject != umbrella {
+		t.Errorf("Find = %+v, %v, want the task of umbrella", found, err)
+	}
+}

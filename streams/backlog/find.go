@@ -56,7 +56,7 @@ func Find(ctx context.Context, js jetstream.JetStream, fleet *streams.Fleet, id 
 	s.named(ctx, task.DeadStream, "dead."+rest)
 	for _, c := range classes(fleet) {
 		if w.Class == "" || w.Class == c {
-			s.scan(ctx, c, taskSubjects(c, service, action, ""))
+			s.scan(ctx, c, taskSubjects(fleet, c, service, action, ""))
 		}
 	}
 	if err := errors.Join(s.errs...); err != nil {

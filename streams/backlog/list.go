@@ -148,7 +148,7 @@ func (f *Filter) sources(fleet *streams.Fleet) []source {
 	if in(Waiting, Held) {
 		for _, c := range classes(fleet) {
 			if f.Class == "" || f.Class == c {
-				for _, s := range taskSubjects(c, service, action, f.Tenant) {
+				for _, s := range taskSubjects(fleet, c, service, action, f.Tenant) {
 					out = append(out, source{c.Stream(), s, true})
 				}
 			}
@@ -168,16 +168,26 @@ func (f *Filter) sources(fleet *streams.Fleet) []source {
 	return out
 }
 
-// taskSubjects match the tasks of one class, with a tenant and without one.
-func taskSubjects(c task.Class, service, action, tenant string) []string {
+// taskSubjects match the tasks of one class as they are stored, with a tenant and
+// without one; in a fair class a partition follows the tenant, unless the task was
+// there before the class was fair.
+func taskSubjects(fleet *streams.Fleet, c task.Class, service, action, tenant string) []string {
 	s := "tasks." + string(c) + "." + service + "." + action
+	var out []string
 	switch {
 	case tenant != "":
-		return []string{s + "." + tenant}
+		s += "." + tenant
+		out = []string{s}
 	case action == "*":
 		return []string{"tasks." + string(c) + "." + service + ".>"}
+	default:
+		out = []string{s, s + ".*"}
+		s += ".*"
 	}
-	return []string{s, s + ".*"}
+	if class, _ := fleet.Class(c); class.Fair() {
+		out = append(out, s+".*")
+	}
+	return out
 }
 
 // classes are those that have a stream.

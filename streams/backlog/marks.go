@@ -14,9 +14,18 @@ import (
 
 // lane names one consumer.
 type lane struct {
-	class   task.Class
-	service string
-	retry   bool
+	class     task.Class
+	service   string
+	retry     bool
+	partition int // of a fair class; -1 for none
+}
+
+// partition is that of a subject as it is stored, or of the filter of a consumer.
+func partition(subject string) int {
+	if n, ok := task.Partition(subject); ok {
+		return n
+	}
+	return -1
 }
 
 // marks are how far each consumer has gone through its stream.
@@ -39,7 +48,7 @@ func readMarks(ctx context.Context, js jetstream.JetStream, fleet *streams.Fleet
 			defer mu.Unlock()
 			switch {
 			case err == nil:
-				out[lane{c.Class, c.Service, c.Retry}] = consumer.CachedInfo().Delivered.Stream
+				out[lane{c.Class, c.Service, c.Retry, partition(c.Config.FilterSubject)}] = consumer.CachedInfo().Delivered.Stream
 			case !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound):
 				errs = append(errs, fmt.Errorf("read consumer %s/%s: %w", c.Stream, c.Config.Durable, err))
 			}
@@ -51,7 +60,7 @@ func readMarks(ctx context.Context, js jetstream.JetStream, fleet *streams.Fleet
 
 // place tells what is held from what waits.
 func (m marks) place(t *Task) {
-	at := lane{t.Subject.Class, t.Subject.Service, t.Place == Due}
+	at := lane{t.Subject.Class, t.Subject.Service, t.Place == Due, partition(t.Stored.Subject)}
 	if (t.Place == Waiting || t.Place == Due) && t.Stored.Sequence > 0 && t.Stored.Sequence <= m[at] {
 		t.Place = Held
 	}

@@ -59,6 +59,10 @@ func TestPermissions(t *testing.T) {
 		{"archive", "read bodies", "$JS.API.DIRECT.GET.OBJ_BODIES.$O.BODIES.M.x", no},
 
 		{"email", "pull its tasks", "$JS.API.CONSUMER.MSG.NEXT.TASKS_URGENT.email", yes},
+		{"email", "pull its tasks of a partition", "$JS.API.CONSUMER.MSG.NEXT.TASKS_BULK.email-7", yes},
+		{"email", "pull another's tasks of a partition", "$JS.API.CONSUMER.MSG.NEXT.TASKS_BULK.webhook-7", no},
+		{"email", "acknowledge its task of a partition", "$JS.ACK.TASKS_BULK.email-7.1.1.1.1.0", yes},
+		{"email", "acknowledge another's task of a partition", "$JS.ACK.TASKS_BULK.webhook-7.1.1.1.1.0", no},
 		{"email", "pull its retries", "$JS.API.CONSUMER.MSG.NEXT.RETRY.urgent-email", yes},
 		{"email", "pull another's tasks", "$JS.API.CONSUMER.MSG.NEXT.TASKS_URGENT.webhook", no},
 		{"email", "pull another's retries", "$JS.API.CONSUMER.MSG.NEXT.RETRY.urgent-webhook", no},

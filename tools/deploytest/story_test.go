@@ -79,7 +79,7 @@ func startWorker(t *testing.T, u *user, f *streams.Fleet, e *events) (w *worker.
 		if s, _ := f.Service("email"); s.Serves(c.Name) {
 			classes = append(classes, worker.Class{
 				Name: c.Name, Slots: 2, RetrySlots: 2, TimeLimit: c.TimeLimit,
-				Retry: retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2}, MaxDeliver: c.MaxDeliver,
+				Retry: retry.Policy{Base: time.Millisecond, Cap: time.Millisecond, Attempts: 2}, MaxDeliver: c.MaxDeliver, Partitions: c.Partitions,
 			})
 		}
 	}

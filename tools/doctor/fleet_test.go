@@ -69,7 +69,7 @@ func (f *fleet) work(service string, register func(*worker.Worker), opts ...work
 	var classes []worker.Class
 	for _, name := range s.Classes {
 		c, _ := f.Class(name)
-		classes = append(classes, worker.Class{Name: c.Name, Slots: c.Slots, RetrySlots: c.RetrySlots, TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver})
+		classes = append(classes, worker.Class{Name: c.Name, Slots: c.Slots, RetrySlots: c.RetrySlots, TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver, Partitions: c.Partitions})
 	}
 	// A connection of its own, as a process has.
 	w, err := worker.New(natstest.Connect(f.tb, f.url), service, append([]worker.Option{

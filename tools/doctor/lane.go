@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +24,8 @@ type laneState struct {
 
 	held    sample // the oldest that are handed out
 	waiting sample // the oldest that were never handed out
+
+	parts []*laneState // of a fair class, a consumer each; none of any other
 }
 
 // readLanes looks at every consumer, waits, looks again, and then at the tasks of
@@ -64,18 +68,90 @@ func (s *snapshot) readLanes(ctx context.Context, js jetstream.JetStream, interv
 		}
 		if l.depth() > 0 {
 			wg.Go(func() {
-				q := stored.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, From: l.second.Delivered.Stream + 1, Limit: sampleOldest}
-				l.waiting = s.read(ctx, js, q)
+				l.waiting = s.readOf(ctx, js, l.want, l.second.Delivered.Stream+1)
 			})
 		}
 	}
 	wg.Wait()
+	s.lanes = whole(s.lanes)
+}
+
+// readOf samples what a consumer takes, from a sequence on.
+func (s *snapshot) readOf(ctx context.Context, js jetstream.JetStream, c streams.Consumer, from uint64) (out sample) {
+	for _, filter := range c.Filters() {
+		part := s.read(ctx, js, stored.Query{Stream: c.Stream, Subject: filter, From: from, Limit: sampleOldest})
+		out.join(part)
+		out.total += part.total
+	}
+	return out
+}
+
+// whole puts the consumers of a fair class together: workers take from them in turn,
+// so what one of them says alone is not how the lane is.
+func whole(lanes []*laneState) (out []*laneState) {
+	for _, l := range lanes {
+		last := len(out) - 1
+		if last < 0 || laneName(out[last].want) != laneName(l.want) {
+			out = append(out, l)
+			continue
+		}
+		if out[last].parts == nil {
+			sum := *out[last]
+			sum.parts = []*laneState{out[last]}
+			out[last] = &sum
+		}
+		out[last].add(l)
+	}
+	return out
+}
+
+// add counts one more consumer of a fair lane in. One that could not be read makes
+// the lane one that could not.
+func (l *laneState) add(p *laneState) {
+	l.parts = append(l.parts, p)
+	if l.second == nil || p.second == nil {
+		l.err, l.second = errors.Join(l.err, p.err), nil
+		return
+	}
+	l.first, l.second = sum(l.first, p.first), sum(l.second, p.second)
+	l.held.join(p.held)
+	l.held.total = uint64(l.second.NumAckPending)
+	l.waiting.join(p.waiting)
+	l.waiting.total += p.waiting.total
+}
+
+func sum(a, b *jetstream.ConsumerInfo) *jetstream.ConsumerInfo {
+	out := *a
+	out.NumPending += b.NumPending
+	out.NumAckPending += b.NumAckPending
+	out.NumRedelivered += b.NumRedelivered
+	out.NumWaiting += b.NumWaiting
+	out.Delivered.Consumer += b.Delivered.Consumer
+	if last := b.Delivered.Last; last != nil && (out.Delivered.Last == nil || last.After(*out.Delivered.Last)) {
+		out.Delivered.Last = last
+	}
+	if b.Paused && !out.Paused {
+		out.Paused, out.PauseRemaining, out.Config.PauseUntil = true, b.PauseRemaining, b.Config.PauseUntil
+	}
+	return &out
+}
+
+// part is the first of its consumers of which ok is true, and nil when there is none.
+func (l *laneState) part(ok func(*laneState) bool) *laneState {
+	all := l.parts
+	if all == nil {
+		all = []*laneState{l}
+	}
+	if i := slices.IndexFunc(all, ok); i >= 0 {
+		return all[i]
+	}
+	return nil
 }
 
 // heldBy samples what a lane has handed out: what is still there up to its last
 // delivery.
 func (s *snapshot) heldBy(ctx context.Context, js jetstream.JetStream, l *laneState) sample {
-	out := s.read(ctx, js, stored.Query{Stream: l.want.Stream, Subject: l.want.Config.FilterSubject, Limit: sampleOldest})
+	out := s.readOf(ctx, js, l.want, 0)
 	out.tasks = slices.DeleteFunc(out.tasks, func(t backlog.Task) bool { return t.Stored.Sequence > l.second.Delivered.Stream })
 	out.total = uint64(l.second.NumAckPending)
 	return out
@@ -110,7 +186,8 @@ func (l *laneState) wait() time.Duration {
 	if len(l.waiting.tasks) == 0 {
 		return 0
 	}
-	return max(0, l.second.TimeStamp.Sub(l.waiting.tasks[0].Stored.Time))
+	first := slices.MinFunc(l.waiting.tasks, func(a, b backlog.Task) int { return a.Stored.Time.Compare(b.Stored.Time) })
+	return max(0, l.second.TimeStamp.Sub(first.Stored.Time))
 }
 
 // idle is how long ago the last delivery was, and false when there was none.
@@ -126,8 +203,13 @@ func (l *laneState) idle() (time.Duration, bool) {
 // second the examination's own looks are too coarse.
 func (l *laneState) late() time.Duration { return max(l.class.WaitObjective, time.Second) }
 
-func (l *laneState) name() string   { return laneName(l.want) }
-func (l *laneState) source() string { return "consumer " + l.want.Stream + "/" + l.want.Config.Durable }
+func (l *laneState) name() string { return laneName(l.want) }
+func (l *laneState) source() string {
+	if n := len(l.parts); n > 0 {
+		return fmt.Sprintf("%d consumers of %s, %s to %s", n, l.want.Stream, l.want.Config.Durable, l.parts[n-1].want.Config.Durable)
+	}
+	return "consumer " + l.want.Stream + "/" + l.want.Config.Durable
+}
 
 func laneName(c streams.Consumer) string {
 	if c.Retry {

@@ -39,9 +39,15 @@ func lookLanes(s *snapshot) ([]Finding, Check) {
 
 // lane says what is wrong with one lane, if anything is.
 func (s *snapshot) lane(l *laneState) (Finding, bool) {
-	held, limit := l.second.NumAckPending, l.second.Config.MaxAckPending
+	held := l.second.NumAckPending
 	stands := l.pulls() == 0 && l.moved() == 0
 	idle, delivered := l.idle()
+	limited := l.part(func(p *laneState) bool {
+		limit := p.second.Config.MaxAckPending
+		return p.depth() > 0 && limit > 0 && p.second.NumAckPending >= limit
+	})
+	stalled := l.part(func(p *laneState) bool { return p.depth() > 0 && min(p.first.NumWaiting, p.second.NumWaiting) > 0 })
+	asking := l.part(func(p *laneState) bool { return p.depth() > 0 && p.second.NumWaiting > 0 })
 	switch {
 	case l.second.Paused:
 		return s.paused(l), true
@@ -52,12 +58,12 @@ func (s *snapshot) lane(l *laneState) (Finding, bool) {
 		}
 	case stands && (held == 0 || !s.alive(l.want.Service) || idle > l.class.TimeLimit+l.class.AckWait):
 		return s.nobody(l), true
-	case limit > 0 && held >= limit:
-		return s.limited(l), true
-	case l.pulls() > 0 && l.moved() == 0 && min(l.first.NumWaiting, l.second.NumWaiting) > 0:
-		return s.stalled(l), true
+	case limited != nil:
+		return s.limited(limited), true
+	case l.moved() == 0 && stalled != nil:
+		return s.stalled(stalled), true
 	case l.wait() <= l.late():
-	case held > 0 && l.second.NumWaiting == 0:
+	case held > 0 && asking == nil:
 		return s.busy(l), true
 	default:
 		return s.behind(l), true

@@ -126,7 +126,7 @@ func startWorker(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var classes []worker.Class
 	for _, c := range fleet.Classes {
-		classes = append(classes, worker.Class{Name: c.Name, Slots: c.Slots, RetrySlots: c.RetrySlots, TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver})
+		classes = append(classes, worker.Class{Name: c.Name, Slots: c.Slots, RetrySlots: c.RetrySlots, TimeLimit: c.TimeLimit, Retry: c.Retry(), MaxDeliver: c.MaxDeliver, Partitions: c.Partitions})
 	}
 	w, err := worker.New(brokerOf(ts), "email", worker.Serve(classes...), worker.Logger(slog.New(slog.DiscardHandler)))
 	ts.Check(err)

@@ -34,8 +34,22 @@ type Resize struct {
 
 func (Resize) Kind() string { return "image.resize" }
 
-// fleetWithImage is an embedded broker that carries a fleet with the service
-// "image". In production: broker.Connect, and `drover streams apply`.
+// onImageFleet calls f with an embedded broker that carries a fleet with the service
+// "image", and prints the error it returns. In production: broker.Connect, and
+// `drover streams apply`.
+func onImageFleet(f func(ctx context.Context, cancel func(), js jetstream.JetStream) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	js, stop, err := fleetWithImage(ctx)
+	if err == nil {
+		defer stop()
+		err = f(ctx, cancel, js)
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
+}
+
 func fleetWithImage(ctx context.Context) (js jetstream.JetStream, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "drover")
 	if err != nil {
@@ -61,37 +75,28 @@ func fleetWithImage(ctx context.Context) (js jetstream.JetStream, stop func(), e
 }
 
 func ExampleHandle() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-
-	w, err := worker.New(js, "image")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	worker.Handle(w, func(ctx context.Context, r Resize) error {
-		info, _ := task.FromContext(ctx)
-		fmt.Printf("%s: scale %s to %d px, key %s\n", info.Kind, r.Key, r.Width, info.Key())
-		cancel() // as SIGTERM would; this run finishes all the same
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		w, err := worker.New(js, "image")
+		if err != nil {
+			return err
+		}
+		worker.Handle(w, func(ctx context.Context, r Resize) error {
+			info, _ := task.FromContext(ctx)
+			fmt.Printf("%s: scale %s to %d px, key %s\n", info.Kind, r.Key, r.Width, info.Key())
+			cancel() // as SIGTERM would; this run finishes all the same
+			return nil
+		})
+		body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
+		if err != nil {
+			return err
+		}
+		// A task is one publish; client.Publish is more convenient.
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
+			return err
+		}
+		fmt.Println(w.Run(ctx))
 		return nil
 	})
-	body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	// A task is one publish; client.Publish is more convenient.
-	if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(w.Run(ctx))
 	// Output:
 	// image.resize: scale a.png to 320 px, key a-320:0
 	// <nil>
@@ -132,40 +137,31 @@ func imageMain() int {
 // A task that would end its worker ends its own process, and says why in its dead
 // letter. A main needs nothing for it but to connect and build its worker as always.
 func ExampleIsolated() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	_ = os.Setenv(exampleURL, js.Conn().ConnectedUrl())
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		_ = os.Setenv(exampleURL, js.Conn().ConnectedUrl())
 
-	w, err := imageWorker(js)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	body, err := task.Marshal(Resize{Key: "a.heic", Width: 320})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
-		fmt.Println(err)
-		return
-	}
-	if _, err := js.Conn().Subscribe("dead.default.image.>", func(m *nats.Msg) {
-		st, _ := task.ReadState(m.Subject, m.Header, task.Stored{})
-		reason, _, _ := strings.Cut(st.Errors[0].Error, ";")
-		fmt.Printf("%s is dead of %q: %s\n", st.ID, st.Reason, reason)
-		cancel()
-	}); err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(w.Run(ctx))
+		w, err := imageWorker(js)
+		if err != nil {
+			return err
+		}
+		body, err := task.Marshal(Resize{Key: "a.heic", Width: 320})
+		if err != nil {
+			return err
+		}
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body, jetstream.WithMsgID("a-320")); err != nil {
+			return err
+		}
+		if _, err := js.Conn().Subscribe("dead.default.image.>", func(m *nats.Msg) {
+			st, _ := task.ReadState(m.Subject, m.Header, task.Stored{})
+			reason, _, _ := strings.Cut(st.Errors[0].Error, ";")
+			fmt.Printf("%s is dead of %q: %s\n", st.ID, st.Reason, reason)
+			cancel()
+		}); err != nil {
+			return err
+		}
+		fmt.Println(w.Run(ctx))
+		return nil
+	})
 	// Output:
 	// a-320 is dead of "failed": died: exit status 2 (panic: no such codec)
 	// <nil>
@@ -189,42 +185,34 @@ func ExampleWorker_Use() {
 // One line leaves a destination alone while it fails: here the host that a task
 // names, with the defaults.
 func ExampleBreaker() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	worker.Handle(w, func(_ context.Context, r Resize) error {
-		if r.Key == "slow.example.com/a.png" {
-			return retry.After(time.Hour, errors.New("429 Too Many Requests")) // holds for all tasks of the host
-		}
-		fmt.Println("fetch " + r.Key)
-		cancel()
-		return nil
-	}, worker.Breaker(breaker.Policy{}, func(r Resize) string { host, _, _ := strings.Cut(r.Key, "/"); return host }))
-	for _, key := range []string{"slow.example.com/a.png", "cdn.example.com/b.png"} {
-		body, err := task.Marshal(Resize{Key: key})
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
 		if err != nil {
-			fmt.Println(err)
-			return
+			return err
 		}
-		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
-			fmt.Println(err)
-			return
+		worker.Handle(w, func(_ context.Context, r Resize) error {
+			if r.Key == "slow.example.com/a.png" {
+				return retry.After(time.Hour, errors.New("429 Too Many Requests")) // holds for all tasks of the host
+			}
+			fmt.Println("fetch " + r.Key)
+			cancel()
+			return nil
+		}, worker.Breaker(breaker.Policy{}, func(r Resize) string { host, _, _ := strings.Cut(r.Key, "/"); return host }))
+		for _, key := range []string{"slow.example.com/a.png", "cdn.example.com/b.png"} {
+			body, err := task.Marshal(Resize{Key: key})
+			if err != nil {
+				return err
+			}
+			if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+				return err
+			}
 		}
-	}
-	fmt.Println(w.Run(ctx))
-	for b, err := range circuit.List(context.Background(), js, "image") {
-		fmt.Println(b.Destination, b.State, err)
-	}
+		fmt.Println(w.Run(ctx))
+		for b, err := range circuit.List(context.Background(), js, "image") {
+			fmt.Println(b.Destination, b.State, err)
+		}
+		return nil
+	})
 	// Output:
 	// fetch cdn.example.com/b.png
 	// <nil>
@@ -234,37 +222,29 @@ func ExampleBreaker() {
 // One line holds all processes and services of the fleet to 40 tasks at once that use
 // the main database.
 func ExampleCap() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	worker.Handle(w, func(ctx context.Context, r Resize) error {
-		fmt.Println("record the size of " + r.Key)
-		for r, err := range permit.List(ctx, js) {
-			fmt.Printf("%s: %d of %d permits are leased, %v\n", r.Resource, r.Held(), r.Cap(), err)
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return err
 		}
-		cancel()
+		worker.Handle(w, func(ctx context.Context, r Resize) error {
+			fmt.Println("record the size of " + r.Key)
+			for r, err := range permit.List(ctx, js) {
+				fmt.Printf("%s: %d of %d permits are leased, %v\n", r.Resource, r.Held(), r.Cap(), err)
+			}
+			cancel()
+			return nil
+		}, worker.Cap("db:main", 40))
+		body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
+		if err != nil {
+			return err
+		}
+		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+			return err
+		}
+		fmt.Println(w.Run(ctx))
 		return nil
-	}, worker.Cap("db:main", 40))
-	body, err := task.Marshal(Resize{Key: "a.png", Width: 320})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(w.Run(ctx))
+	})
 	// Output:
 	// record the size of a.png
 	// db:main: 1 of 40 permits are leased, <nil>
@@ -274,46 +254,38 @@ func ExampleCap() {
 // One line says that a run takes as much of the process as two others: of 4 slots, no
 // more than two are for it at once.
 func ExampleWeight() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Default, Slots: 4}))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	var running, most, done atomic.Int32
-	worker.Handle(w, func(context.Context, Resize) error {
-		for n := running.Add(1); ; {
-			if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
-				break
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Default, Slots: 4}))
+		if err != nil {
+			return err
+		}
+		var running, most, done atomic.Int32
+		worker.Handle(w, func(context.Context, Resize) error {
+			for n := running.Add(1); ; {
+				if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+					break
+				}
+			}
+			time.Sleep(10 * time.Millisecond) // 2 GB of pixels
+			running.Add(-1)
+			if done.Add(1) == 8 {
+				cancel()
+			}
+			return nil
+		}, worker.Weight(2))
+		for i := range 8 {
+			body, err := task.Marshal(Resize{Key: fmt.Sprintf("%d.tiff", i), Width: 20000})
+			if err != nil {
+				return err
+			}
+			if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+				return err
 			}
 		}
-		time.Sleep(10 * time.Millisecond) // 2 GB of pixels
-		running.Add(-1)
-		if done.Add(1) == 8 {
-			cancel()
-		}
+		fmt.Println(w.Run(ctx))
+		fmt.Println(done.Load(), "done, never more than two at once:", most.Load() <= 2)
 		return nil
-	}, worker.Weight(2))
-	for i := range 8 {
-		body, err := task.Marshal(Resize{Key: fmt.Sprintf("%d.tiff", i), Width: 20000})
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
-		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
-			fmt.Println(err)
-			return
-		}
-	}
-	fmt.Println(w.Run(ctx))
-	fmt.Println(done.Load(), "done, never more than two at once:", most.Load() <= 2)
+	})
 	// Output:
 	// <nil>
 	// 8 done, never more than two at once: true
@@ -321,43 +293,35 @@ func ExampleWeight() {
 
 // One line holds the tasks of an account to a rate, over all processes.
 func ExampleRateLimit() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)), worker.Serve(worker.Class{Name: task.Default, Slots: 1}))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	worker.Handle(w, func(_ context.Context, r Resize) error {
-		fmt.Println("scale " + r.Key)
-		if r.Key == "globex/c.png" {
-			cancel()
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		w, err := worker.New(js, "image", worker.Logger(slog.New(slog.DiscardHandler)), worker.Serve(worker.Class{Name: task.Default, Slots: 1}))
+		if err != nil {
+			return err
+		}
+		worker.Handle(w, func(_ context.Context, r Resize) error {
+			fmt.Println("scale " + r.Key)
+			if r.Key == "globex/c.png" {
+				cancel()
+			}
+			return nil
+		}, worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, func(r Resize) string { account, _, _ := strings.Cut(r.Key, "/"); return account }))
+		for _, key := range []string{"acme/a.png", "acme/b.png", "globex/c.png"} {
+			body, err := task.Marshal(Resize{Key: key})
+			if err != nil {
+				return err
+			}
+			if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
+				return err
+			}
+		}
+		fmt.Println(w.Run(ctx))
+		for l, err := range quota.List(context.Background(), js, "image") {
+			if l.Busy(time.Now()) {
+				fmt.Println(l.Key, "has tasks in line", err)
+			}
 		}
 		return nil
-	}, worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, func(r Resize) string { account, _, _ := strings.Cut(r.Key, "/"); return account }))
-	for _, key := range []string{"acme/a.png", "acme/b.png", "globex/c.png"} {
-		body, err := task.Marshal(Resize{Key: key})
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
-		if _, err := js.Publish(ctx, "tasks.default.image.resize", body); err != nil {
-			fmt.Println(err)
-			return
-		}
-	}
-	fmt.Println(w.Run(ctx))
-	for l, err := range quota.List(context.Background(), js, "image") {
-		if l.Busy(time.Now()) {
-			fmt.Println(l.Key, "has tasks in line", err)
-		}
-	}
+	})
 	// Output:
 	// scale acme/a.png
 	// scale globex/c.png
@@ -368,42 +332,35 @@ func ExampleRateLimit() {
 // Tenants take turns in a class that the fleet divides into partitions. One that
 // queues two tasks behind the two hundred of another does not wait for those.
 func ExampleServe_tenants() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	js, stop, err := fleetWithImage(ctx)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer stop()
-	bulk, _ := streams.Default().Class(task.Bulk)
-	for tenant, n := range map[string]int{"big": 200, "small": 2} {
-		for range n {
-			subject := task.Subject{Class: task.Bulk, Service: "image", Action: "resize", Tenant: tenant}
-			if _, err := js.Publish(ctx, subject.String(), nil); err != nil { // package client does this
-				fmt.Println(err)
-				return
+	onImageFleet(func(ctx context.Context, cancel func(), js jetstream.JetStream) error {
+		bulk, _ := streams.Default().Class(task.Bulk)
+		for tenant, n := range map[string]int{"big": 200, "small": 2} {
+			for range n {
+				subject := task.Subject{Class: task.Bulk, Service: "image", Action: "resize", Tenant: tenant}
+				if _, err := js.Publish(ctx, subject.String(), nil); err != nil { // package client does this
+					return err
+				}
 			}
 		}
-	}
 
-	w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Bulk, Slots: 1, Partitions: bulk.Partitions}))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	ran := map[string]int{} // by one slot
-	worker.Handle(w, func(ctx context.Context, _ Resize) error {
-		time.Sleep(2 * time.Millisecond) // its work
-		info, _ := task.FromContext(ctx)
-		if ran[info.Tenant]++; ran["small"] == 2 {
-			cancel()
+		w, err := worker.New(js, "image", worker.Serve(worker.Class{Name: task.Bulk, Slots: 1, Partitions: bulk.Partitions}))
+		if err != nil {
+			return err
 		}
+		ran := map[string]int{} // by one slot
+		worker.Handle(w, func(ctx context.Context, _ Resize) error {
+			time.Sleep(2 * time.Millisecond) // its work
+			info, _ := task.FromContext(ctx)
+			if ran[info.Tenant]++; ran["small"] == 2 {
+				cancel()
+			}
+			return nil
+		})
+		if err := w.Run(ctx); err != nil {
+			fmt.Println(err)
+		}
+		fmt.Println("small is done while big has more than half to go:", ran["small"] == 2 && ran["big"] < 100)
 		return nil
 	})
-	if err := w.Run(ctx); err != nil {
-		fmt.Println(err)
-	}
-	fmt.Println("small is done while big has more than half to go:", ran["small"] == 2 && ran["big"] < 100)
 	// Output: small is done while big has more than half to go: true
 }

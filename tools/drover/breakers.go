@@ -68,21 +68,7 @@ func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
 	slices.SortFunc(all, func(a, b circuit.Entry) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Destination, b.Destination))
 	})
-	if app.JSON {
-		for _, e := range all {
-			if err := app.encode(e); err != nil {
-				return err
-			}
-		}
-		return err
-	}
-	switch {
-	case len(all) > 0:
-		app.table(breakerTable(all, time.Now()))
-	case err == nil:
-		app.printf("no breaker is open\n")
-	}
-	return err
+	return listing(app, all, err, func() *screen.Table { return breakerTable(all, time.Now()) }, "no breaker is open")
 }
 
 func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {

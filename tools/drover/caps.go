@@ -60,21 +60,7 @@ func (c *capsCmd) Run(ctx context.Context, app *App) error {
 	all = slices.DeleteFunc(all, func(s capState) bool {
 		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h semaphore.Holder) bool { return h.Service == c.Service })
 	})
-	if app.JSON {
-		for _, s := range all {
-			if err := app.encode(s); err != nil {
-				return err
-			}
-		}
-		return err
-	}
-	switch {
-	case len(all) > 0:
-		app.table(capTable(screen.StyleOf(app.Stdout), all))
-	case err == nil:
-		app.printf("no resource with a cap is in use\n")
-	}
-	return err
+	return listing(app, all, err, func() *screen.Table { return capTable(screen.StyleOf(app.Stdout), all) }, "no resource with a cap is in use")
 }
 
 // capsOf reads the resources that are in use, by name. What cannot be read is the

@@ -64,21 +64,7 @@ func (c *limitsCmd) Run(ctx context.Context, app *App) error {
 	slices.SortFunc(all, func(a, b limitState) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), -cmp.Compare(a.Waiting, b.Waiting), cmp.Compare(a.Key, b.Key))
 	})
-	if app.JSON {
-		for _, s := range all {
-			if err := app.encode(s); err != nil {
-				return err
-			}
-		}
-		return err
-	}
-	switch {
-	case len(all) > 0:
-		app.table(limitTable(screen.StyleOf(app.Stdout), all))
-	case err == nil:
-		app.printf("no rate limit is in use\n")
-	}
-	return err
+	return listing(app, all, err, func() *screen.Table { return limitTable(screen.StyleOf(app.Stdout), all) }, "no rate limit is in use")
 }
 
 func limitOf(e quota.Entry, now time.Time) limitState {

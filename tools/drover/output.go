@@ -29,6 +29,26 @@ func (a *App) lines(lines ...string) {
 // table writes t for people.
 func (a *App) table(t *screen.Table) { a.lines(t.Lines(screen.StyleOf(a.Stdout))...) }
 
+// listing writes all that there is: JSON lines for programs, a table for people, or none
+// when there is nothing. It returns err, of what could not be read beside them.
+func listing[T any](a *App, all []T, err error, table func() *screen.Table, none string) error {
+	if a.JSON {
+		for _, v := range all {
+			if err := a.encode(v); err != nil {
+				return err
+			}
+		}
+		return err
+	}
+	switch {
+	case len(all) > 0:
+		a.table(table())
+	case err == nil:
+		a.printf("%s\n", none)
+	}
+	return err
+}
+
 // printable is text from a stranger that keeps its lines, with nothing else that a
 // terminal would act upon. screen.Plain puts it on one line.
 func printable(text string) string {

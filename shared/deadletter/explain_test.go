@@ -22,6 +22,8 @@ func TestExplain(t *testing.T) {
 		s.Wait(task.Circuit, from.Add(time.Duration(i)*time.Minute))
 	}
 	s.Wait(task.PutOff, from.Add(2*time.Hour))
+	s.Wait(task.Limited, from.Add(3*time.Hour))
+	s.Wait(task.Cap, from.Add(4*time.Hour))
 	s.Wait(task.GaveBack, from) // a drain says nothing of the task
 	l := deadletter.Letter{State: s, Sequence: 7, Header: s.Header(map[string][]string{"traceparent": {oldTrace}})}
 	want := `email.send one
@@ -32,6 +34,8 @@ func TestExplain(t *testing.T) {
   2026-05-04T11:00:00.000Z  attempt 12: panic: �[31mred
                             stack (trace ffffffffffffffffffffffffffffffff)
   2026-05-04T12:00:02.000Z  waited, after: the handler asked for a later time
+  2026-05-04T13:00:02.000Z  waited, limit: the rate limit of its key was used up
+  2026-05-04T14:00:02.000Z  waited, cap: all permits of a resource were in use
   2026-05-04T11:00:00.000Z  dead-lettered: failed
 All 12 attempts ended in an error.
 - If the cause is mended, for example a destination that was down: drover dead redrive 7

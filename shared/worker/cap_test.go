@@ -78,8 +78,8 @@ func TestCap(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		for _, m := range all(t, js, "RETRY") {
-			if st := state(t, "RETRY", m); st.Reason != task.Cap || st.Attempt != 0 || len(st.Errors) != 0 {
-				t.Errorf("a task that waits has reason %q, attempt %d and %d failures, want cap and nothing", st.Reason, st.Attempt, len(st.Errors))
+			if st := state(t, "RETRY", m); st.Reason != task.Cap || st.Attempt != 0 || len(st.Errors) != 0 || len(st.Waits) != 1 || st.Waits[0].Reason != task.Cap {
+				t.Errorf("a task that waits has reason %q, attempt %d and %d failures, want cap, nothing, and that it waited: %+v", st.Reason, st.Attempt, len(st.Errors), st.Waits)
 			}
 		}
 		mu.Lock()

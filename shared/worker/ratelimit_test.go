@@ -115,8 +115,8 @@ func TestRateLimit(t *testing.T) {
 			t.Errorf("%d of 50 tasks without a limit ran in the first second", len(free.times()))
 		}
 		for _, m := range all(t, js, "RETRY") {
-			if st := state(t, "RETRY", m); st.Reason != task.Limited || st.Attempt != 0 || len(st.Errors) != 0 {
-				t.Errorf("a task that waits has reason %q and %d attempts, want limit and none", st.Reason, st.Attempt)
+			if st := state(t, "RETRY", m); st.Reason != task.Limited || st.Attempt != 0 || len(st.Errors) != 0 || len(st.Waits) != 1 || st.Waits[0].Reason != task.Limited {
+				t.Errorf("a task that waits has reason %q and %d attempts, want limit, none, and that it waited: %+v", st.Reason, st.Attempt, st.Waits)
 			}
 		}
 		for range 21 {

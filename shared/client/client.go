@@ -22,10 +22,11 @@ type Client struct {
 	js       jetstream.JetStream
 	nc       *nats.Conn
 	tracer   trace.Tracer
-	room     time.Duration // to wait for it, unless a publish says otherwise
-	noLookup atomic.Bool   // this connection may not ask which streams there are
-	left     atomic.Int64  // when it last left a node that served nothing; ns since 1970
-	gauges   sync.Map      // by name of the stream: *gauge
+	room     time.Duration         // to wait for it, unless a publish says otherwise
+	noLookup atomic.Bool           // this connection may not ask which streams there are
+	left     atomic.Int64          // when it last left a node that served nothing; ns since 1970
+	gauges   sync.Map              // by name of the stream: *gauge
+	last     atomic.Pointer[route] // of Publish: the next one is often the same
 }
 
 // New returns a client that publishes over js. It talks to no one.
@@ -76,12 +77,15 @@ func (c *Client) Publish(ctx context.Context, args task.Args, opts ...PublishOpt
 	if args == nil {
 		return Receipt{}, fmt.Errorf("publish: %w: args is nil", ErrOption)
 	}
-	r, err := newRoute(args, &o)
-	if err != nil {
-		return Receipt{}, fmt.Errorf("publish: %w", err)
+	r := c.last.Load()
+	if !r.matches(args, &o) {
+		if r, err = newRoute(args, &o); err != nil {
+			return Receipt{}, fmt.Errorf("publish: %w", err)
+		}
+		c.last.Store(r)
 	}
 	var m message
-	ctx, span := c.tracer.Start(ctx, r.spanName, r.spanStart...)
+	ctx, span := c.startSpan(ctx, r)
 	err = c.build(ctx, &m, r, args, &o)
 	var a answer
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/vmihailenco/msgpack/v5"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/droverhq/drover/shared/bodies"
@@ -21,12 +22,12 @@ const refAbove = 256 << 10 // bytes of a body; what is larger goes to BODIES
 
 // route is what all tasks of one kind, class and tenant have in common.
 type route struct {
-	kind      string
-	class     task.Class
-	tenant    string
-	subject   string
-	spanName  string
-	spanStart []trace.SpanStartOption
+	kind     string
+	class    task.Class
+	tenant   string
+	subject  string
+	spanName string
+	attrs    []attribute.KeyValue // of its spans
 }
 
 func newRoute(args task.Args, o *order) (*route, error) {
@@ -42,13 +43,16 @@ func newRoute(args task.Args, o *order) (*route, error) {
 	if err := s.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", r.kind, err)
 	}
-	r.subject, r.spanName, r.spanStart = s.String(), "publish "+r.kind, spanStart(r)
+	r.subject, r.spanName, r.attrs = s.String(), "publish "+r.kind, attributes(r)
 	return r, nil
 }
 
 // matches reports whether r is the route of args under o.
 func (r *route) matches(args task.Args, o *order) bool {
-	return r != nil && r.kind == args.Kind() && (o.class != "" || r.class == task.ClassOf(args))
+	if r == nil || r.tenant != o.tenant || r.kind != args.Kind() {
+		return false
+	}
+	return r.class == o.class || o.class == "" && r.class == task.ClassOf(args)
 }
 
 // message is one task on its way. It may be built anew for another task.

@@ -168,7 +168,7 @@ func (p *pipeline) begin(ctx context.Context, index int) {
 	s := &p.slots[i]
 	p.begun++
 	s.index, s.token = index, p.begun*window+uint64(i)
-	ctx, span := p.c.tracer.Start(ctx, p.route.spanName, p.route.spanStart...) // end ends it
+	ctx, span := p.c.startSpan(ctx, p.route) // end ends it
 	s.span = span
 	start := time.Now()
 	err := p.c.build(ctx, &s.message, p.route, args, p.order)

@@ -16,11 +16,11 @@ import (
 var spanKind = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindProducer)}
 
 func (c *Client) startSpan(ctx context.Context, r *route) (context.Context, trace.Span) {
-	ctx, span := c.tracer.Start(ctx, r.spanName, spanKind...) //nolint:spancheck // endSpan ends it
+	ctx, span := c.tracer.Start(ctx, r.spanName, spanKind...) // endSpan ends it
 	if span.IsRecording() {
 		span.SetAttributes(r.attrs...)
 	}
-	return ctx, span //nolint:spancheck // the same
+	return ctx, span
 }
 
 func attributes(r *route) []attribute.KeyValue {

@@ -4,13 +4,16 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +31,8 @@ const roleEnv = "DROVER_TEST_ROLE"
 func Main(m *testing.M, roles map[string]func() int) {
 	role := os.Getenv(roleEnv)
 	if role == "" {
+		// Such tests wait for processes more than they compute. -parallel is stronger.
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // there is such a flag in every test binary
 		os.Exit(m.Run())
 	}
 	if role == brokerRole {

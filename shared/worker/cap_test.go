@@ -3,7 +3,6 @@ package worker_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -227,8 +226,6 @@ func TestCapMistakes(t *testing.T) {
 	}
 }
 
-var wholeCaps = flag.Bool("whole-caps", false, "hold 40 permits of three processes through an outage of 20 s")
-
 // Environment of the capped processes.
 const (
 	envPermits = "TEST_PERMITS"
@@ -352,7 +349,7 @@ func TestCapOfFleet(t *testing.T) {
 	t.Parallel()
 	c := capRun{permits: 4, tasks: 100, lease: 2 * time.Second, outage: 3 * time.Second, long: 3000}
 	ackWait := 4 * time.Second
-	if *wholeCaps {
+	if *whole {
 		c = capRun{permits: 40, tasks: 8000, lease: 20 * time.Second, outage: 20 * time.Second, long: 5000}
 		ackWait = 30 * time.Second
 	}

@@ -3,7 +3,6 @@ package worker_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -359,6 +358,3 @@ func TestRateLimitWithoutBroker(t *testing.T) {
 		t.Errorf("%d dead letters, want none: no attempt is burned for waiting", len(dead))
 	}
 }
-
-// whole has the tests of fleets take the figures of docs/scenarios.md: three minutes.
-var whole = flag.Bool("whole", false, "test rate limits with 100 per minute")

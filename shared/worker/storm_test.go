@@ -3,7 +3,6 @@ package worker_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,12 +19,10 @@ import (
 	"github.com/droverhq/drover/shared/worker"
 )
 
-var wholeStorms = flag.Bool("storm.whole", false, "storms at full size, and their latency gated at the promise itself")
-
-// storm is how many tasks fail: here, or whole.
-func storm(here, whole int) int {
-	if *wholeStorms {
-		return whole
+// storm is how many tasks fail: here, or all of them.
+func storm(here, all int) int {
+	if *whole {
+		return all
 	}
 	return here
 }
@@ -118,7 +115,7 @@ func TestOutage(t *testing.T) {
 				t.Logf("%d live starts %s: p50 %v, p99 %v, longest %v; %d calls, %d done",
 					live, when, p.live.quantile(.5), p.live.quantile(.99), p.live.quantile(1), len(p.called()), p.finished())
 				gate := 100 * time.Millisecond
-				if !*wholeStorms {
+				if !*whole {
 					gate *= noisy
 				}
 				if p99 := p.live.quantile(.99); p99 > gate {

@@ -32,7 +32,7 @@ func Main(m *testing.M, roles map[string]func() int) {
 	role := os.Getenv(roleEnv)
 	if role == "" {
 		// Such tests wait for processes more than they compute. -parallel is stronger.
-		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // there is such a flag in every test binary
+		_ = flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0)*3/2)) // there is such a flag in every test binary
 		os.Exit(m.Run())
 	}
 	if role == brokerRole {

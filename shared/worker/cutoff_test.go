@@ -11,7 +11,7 @@ import (
 // publisher go to another one.
 func TestNodeCutOffForLong(t *testing.T) {
 	t.Parallel()
-	r := newRide(t, 5*time.Second)
+	r := newRide(t, cutOffAckWait)
 	cut := time.Now()
 	w, away, stop := r.cutOff(t)
 	until(t, 40*time.Second, "the worker is ready again", func() bool { return w.Ready() == nil })
@@ -20,5 +20,5 @@ func TestNodeCutOffForLong(t *testing.T) {
 	stop()
 	r.c.Mend(away)
 	r.c.Wait(t)
-	r.finish(t, 5*time.Second+20*time.Second)
+	r.finish(t, cutOffAckWait+20*time.Second)
 }

@@ -183,7 +183,7 @@ func (b *Breaker) Tick(p Policy, now time.Time) bool {
 	}
 	switch {
 	case b.out > 0: // a probe takes long
-		b.record.Until, b.record.At = stamp(now.Add(lease(p))), stamp(now)
+		b.record.Until, b.record.At = stamp(now.Add(lease(p))), b.record.next(now)
 		return true
 	case now.Before(b.record.Until):
 		return false
@@ -208,11 +208,11 @@ func (b *Breaker) Idle(p Policy, now time.Time) bool {
 const forgetAfter = time.Hour // the end of an open time without a call
 
 func (b *Breaker) open(until time.Time, why string, now time.Time) {
-	b.turn(Record{Destination: b.record.Destination, State: Open, Until: stamp(until), Reason: cut(why), At: stamp(now)})
+	b.turn(Record{Destination: b.record.Destination, State: Open, Until: stamp(until), Reason: cut(why), At: b.record.next(now)})
 }
 
 func (b *Breaker) close(now time.Time) {
-	b.turn(Record{Destination: b.record.Destination, State: Closed, At: stamp(now)})
+	b.turn(Record{Destination: b.record.Destination, State: Closed, At: b.record.next(now)})
 }
 
 // turn makes a transition: what is under way counts for nothing afterwards.

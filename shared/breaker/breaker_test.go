@@ -188,3 +188,26 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("Validate() of the zero policy = %v", err)
 	}
 }
+
+// What follows a record goes over it, also within one tick of the clock, and by a
+// clock that is behind: else a process would take its own past for news.
+func TestLaterHolds(t *testing.T) {
+	t.Parallel()
+	p := breaker.Policy{Failures: 1, Open: time.Minute, Probes: 1}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	b := breaker.New("a")
+	b.Done(p, b.Admit(p, now).Ticket, breaker.Result{Outcome: breaker.Failure}, now)
+	open := b.Record()
+	now = open.Until
+	for _, behind := range []time.Duration{0, time.Hour} {
+		half := open.Claim("me", p, now.Add(-behind))
+		if !half.Supersedes(open) {
+			t.Errorf("%v behind: %+v does not go over %+v", behind, half, open)
+		}
+		b.Claimed(p, half)
+		b.Done(p, b.Admit(p, now).Ticket, breaker.Result{Outcome: breaker.Success}, now.Add(-behind))
+		if closed := b.Record(); closed.State != breaker.Closed || !closed.Supersedes(half) {
+			t.Errorf("%v behind: %+v does not go over %+v", behind, closed, half)
+		}
+	}
+}

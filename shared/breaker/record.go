@@ -44,7 +44,7 @@ func (r Record) Claimable(now time.Time) bool {
 
 // Claim is the record of a process, the owner, that takes the probes of r.
 func (r Record) Claim(owner string, p Policy, now time.Time) Record {
-	return Record{Destination: r.Destination, State: HalfOpen, Owner: owner, Until: stamp(now.Add(lease(p))), Reason: r.Reason, At: stamp(now)}
+	return Record{Destination: r.Destination, State: HalfOpen, Owner: owner, Until: stamp(now.Add(lease(p))), Reason: r.Reason, At: r.next(now)}
 }
 
 // lease is how long an owner may take to come to a verdict: after a task that ran
@@ -52,6 +52,16 @@ func (r Record) Claim(owner string, p Policy, now time.Time) Record {
 func lease(p Policy) time.Duration { return min(p.WithDefaults().Open, maxLease) }
 
 const maxLease = 30 * time.Second
+
+// next is when what follows r became so: after r, also where clocks do not say so,
+// for the later one holds.
+func (r Record) next(now time.Time) time.Time {
+	at := stamp(now)
+	if !at.After(r.At) {
+		at = r.At.Add(1)
+	}
+	return at
+}
 
 // stamp is t as it is read back from JSON.
 func stamp(t time.Time) time.Time { return t.UTC().Round(0) }

@@ -31,7 +31,7 @@ type run struct {
 	ran     time.Duration  // in the handler
 	call    *circuit.Call  // nil when no breaker asks how it went
 	permit  *permit.Permit // nil when it needs none
-	slot    quota.Answer   // of its rate limit, when that admitted it
+	slot    *quota.Answer  // of its rate limit; nil when it has none
 }
 
 // verdict says how a delivery is settled, and why.
@@ -261,7 +261,7 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}
-	if r.slot.Admitted && r.slot.Late(start) {
+	if r.slot != nil && r.slot.Late(start) {
 		l.mu.Unlock()
 		return errLate, true
 	}

@@ -158,8 +158,8 @@ func cpu(b *testing.B) time.Duration {
 const isolatedTasks = 20
 
 // BenchmarkIsolated is what a task costs that runs in a process of its own, one
-// after the other, without a cgroup and in one: beside a process that does as much to start, connects and builds
-// its worker, and ends without a task.
+// after the other, without a cgroup and in one: beside a process that does as much
+// to start, connects and builds its worker, and ends without a task.
 func BenchmarkIsolated(b *testing.B) {
 	task := func(b *testing.B, cgroup string) {
 		b.Helper()

@@ -240,8 +240,8 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 }
 
 // readReply reads what the reply subject says of a delivery: how often it was
-// delivered, its sequence, when it was stored, and whether others wait. Msg.Metadata reads the same,
-// and allocates (BenchmarkReadReply):
+// delivered, its sequence, when it was stored, and whether others wait. Msg.Metadata
+// reads the same, and allocates (BenchmarkReadReply):
 //
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.….<pending>[.<token>]

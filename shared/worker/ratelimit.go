@@ -102,7 +102,7 @@ func (l *lane) admit(d *delivery, st *task.State) (verdict, bool) {
 	case l.draining.Load(): // since it was asked
 		return verdict{outcome: again, reason: task.GaveBack}, false
 	}
-	d.run.slot = a
+	d.run.slot = &a
 	return verdict{}, true
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,9 +23,7 @@ func neverAnswer(tb testing.TB, js jetstream.JetStream, stream, consumer string)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	return natstest.Beside(tb, func(ctx context.Context) {
 		for ctx.Err() == nil {
 			batch, err := c.Fetch(100, jetstream.FetchMaxWait(50*time.Millisecond))
 			if err != nil {
@@ -36,9 +33,6 @@ func neverAnswer(tb testing.TB, js jetstream.JetStream, stream, consumer string)
 			}
 		}
 	})
-	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
-	tb.Cleanup(stop)
-	return stop
 }
 
 // giveUp has the broker give up what waits in a lane, and returns once it has

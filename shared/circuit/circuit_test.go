@@ -37,14 +37,7 @@ func start(tb testing.TB, js jetstream.JetStream) *process {
 	if p.Breakers, err = circuit.New(js, "test", slog.New(slog.NewTextHandler(&p.log, nil)), nil); err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	var wg sync.WaitGroup
-	wg.Go(func() { p.Run(ctx) })
-	p.end = func() {
-		cancel()
-		wg.Wait()
-	}
-	tb.Cleanup(p.end)
+	p.end = natstest.Beside(tb, p.Run)
 	return p
 }
 

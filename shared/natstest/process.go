@@ -46,6 +46,21 @@ func Main(m *testing.M, roles map[string]func() int) {
 	os.Exit(f())
 }
 
+// Beside runs f until end is called, or the test ends, and waits for it: what a
+// process would run beside the rest. end may be called more than once.
+func Beside(tb testing.TB, f func(context.Context)) (end func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context())) // which ends before the cleanup
+	var wg sync.WaitGroup
+	wg.Go(func() { f(ctx) })
+	end = func() {
+		cancel()
+		wg.Wait()
+	}
+	tb.Cleanup(end)
+	return end
+}
+
 // RunRole is the body of a role that works on the broker at url: it calls f with a
 // connection as [Connect] makes it, and a context that SIGTERM ends. f calls ready
 // once the test may go on. RunRole returns the exit code: 1 when something went wrong,

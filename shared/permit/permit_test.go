@@ -1,7 +1,6 @@
 package permit_test
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -40,14 +39,7 @@ func start(tb testing.TB, js jetstream.JetStream, caps ...permit.Cap) *process {
 	if p.Permits, err = permit.New(js, permit.Config{Service: "test", Caps: caps, Most: 32, Log: slog.New(slog.NewTextHandler(&p.log, nil))}); err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	var wg sync.WaitGroup
-	wg.Go(func() { p.Run(ctx) })
-	p.end = func() {
-		cancel()
-		wg.Wait()
-	}
-	tb.Cleanup(p.end)
+	p.end = natstest.Beside(tb, p.Run)
 	return p
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,7 +17,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
@@ -240,40 +238,24 @@ type capRun struct {
 }
 
 // cappedMain is a worker process whose tasks use a resource.
-func cappedMain() int {
-	ledger, err := os.OpenFile(os.Getenv(envLedger), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+func cappedMain() int { return runRole(newCapped) }
+
+func newCapped(js jetstream.JetStream) (*worker.Worker, error) {
 	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: 32}),
 		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	lease, _ := time.ParseDuration(os.Getenv(envLease)) // 0 without: the default
 	worker.CapLease(w, lease)
 	permits, err := strconv.Atoi(os.Getenv(envPermits))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
+	l := ledger(os.Getenv(envLedger))
 	worker.Handle(w, func(ctx context.Context, n note) error {
 		info, _ := task.FromContext(ctx)
-		write := func(event string) {
-			fmt.Fprintf(ledger, "%s %s %d %d %d\n", event, info.ID, os.Getpid(), info.Attempt, time.Now().UnixMicro())
-		}
+		write := func(what string) { l.write(what, info.ID, os.Getpid(), info.Attempt) }
 		write("start")
 		select {
 		case <-time.After(time.Duration(n.N) * time.Millisecond):
@@ -284,14 +266,7 @@ func cappedMain() int {
 			return context.Cause(ctx)
 		}
 	}, worker.Cap("db:main", permits), worker.Retry(retry.Policy{Attempts: 1}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	fmt.Println("ready")
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return w, nil
 }
 
 // still says from when to when a process did nothing; without an end it was killed.

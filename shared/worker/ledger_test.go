@@ -26,16 +26,21 @@ func newLedger(tb testing.TB) ledger {
 	return ledger(filepath.Join(tb.TempDir(), "ledger"))
 }
 
-// write adds an event. One write of one short line: atomic with O_APPEND, and it
-// outlives SIGKILL.
+// write adds an event of this moment.
 func (l ledger) write(what, id string, pid, attempt int) {
+	l.writeAt(time.Now(), what, id, pid, attempt)
+}
+
+// writeAt adds an event. One write of one short line: atomic with O_APPEND, and it
+// outlives SIGKILL.
+func (l ledger) writeAt(at time.Time, what, id string, pid, attempt int) {
 	f, err := os.OpenFile(string(l), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	defer f.Close()
-	fmt.Fprintf(f, "%s %s %d %d %d\n", what, id, pid, attempt, time.Now().UnixMicro())
+	fmt.Fprintf(f, "%s %s %d %d %d\n", what, id, pid, attempt, at.UnixMicro())
 }
 
 func (l ledger) read(tb testing.TB) []event {

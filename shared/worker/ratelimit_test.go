@@ -6,17 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/droverhq/drover/shared/natstest"
@@ -213,47 +210,26 @@ func TestRateLimitMistakes(t *testing.T) {
 }
 
 // limitedMain is a worker process with a rate limit; it tells of each start.
-func limitedMain() int {
-	ledger, err := os.OpenFile(os.Getenv(envLedger), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	nc, err := nats.Connect(os.Getenv(envURL), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+func limitedMain() int { return runRole(newLimited) }
+
+func newLimited(js jetstream.JetStream) (*worker.Worker, error) {
 	var p ratelimit.Policy
 	if _, err := fmt.Sscan(os.Getenv(envLimit), &p.Limit, &p.Per); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
 	w, err := worker.New(js, "test", worker.Serve(worker.Class{Name: task.Default, Slots: 8, RetrySlots: 8}),
 		worker.Logger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return nil, err
 	}
+	l := ledger(os.Getenv(envLedger))
 	worker.Handle(w, func(ctx context.Context, _ note) error {
 		at := time.Now()
 		info, _ := task.FromContext(ctx)
-		fmt.Fprintf(ledger, "start %s %d %d %d\n", info.ID, os.Getpid(), info.Attempt, at.UnixMicro())
+		l.writeAt(at, "start", info.ID, os.Getpid(), info.Attempt)
 		return nil
 	}, worker.RateLimit(p, account))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	fmt.Println("ready")
-	if err := w.Run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return w, nil
 }
 
 const envLimit = "TEST_LIMIT" // of limitedMain: number and nanoseconds

@@ -61,9 +61,9 @@ func TestRecycle(t *testing.T) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(time.Minute); recycled() < processes && time.Now().Before(end); n++ {
-		work := labour{Millis: 20, Leak: 512 << 10}
-		if n >= 600 {
-			work.Leak = 0 // enough for all
+		work := labour{Millis: 20, Leak: 256 << 10}
+		if n >= 4000 {
+			work.Leak = 0 // a GiB: enough for all, however the tasks fall
 		}
 		l.publish("urgent", "task-"+strconv.Itoa(n), work)
 		<-tick.C

@@ -21,9 +21,9 @@ import (
 var ErrRecycle = errors.New("time for a fresh process")
 
 const (
-	recycleEvery = time.Second // between two looks, and two requests for the turn
-	freeEvery    = time.Minute // between two times that the runtime is made to return memory
-	leakPatience = time.Minute // for the turn, when slots are leaked
+	recycleEvery = time.Second      // between two looks, and two requests for the turn
+	freeEvery    = 10 * time.Second // between two times that the runtime is made to return memory
+	leakPatience = time.Minute      // for the turn, when slots are leaked
 )
 
 // recycling is when a worker ends by itself. The zero value is never.
@@ -51,7 +51,7 @@ func RecycleAfter(tasks int) Option {
 // The mark is held against the resident set of the whole process, because that is
 // what a container is killed for and what a leak outside of Go's heap shows in.
 // Memory that the runtime has only not yet returned does not count: it is made to
-// return it before the worker ends for it, at most once a minute. Children that
+// return it before the worker ends for it, at most every ten seconds. Children that
 // run suspects are not counted. Where the system does not tell the resident set,
 // what Go's runtime has mapped stands for it.
 func RecycleAbove(bytes int64) Option {

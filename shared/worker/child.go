@@ -70,13 +70,20 @@ func (l *lane) inChild(d *delivery, deaths int) Handler {
 		deadline, _ := ctx.Deadline()
 		as := assignment{Info: t.Info, Body: t.Body, Limit: time.Until(deadline), Trace: nats.Header{}}
 		telemetry.Inject(ctx, as.Trace)
-		c, err := startChild(k.isolation, l.w.cgroups, t.Kind+" "+t.ID, l.w.grace)
-		if err != nil {
-			return fmt.Errorf("run task in a child: %w", err)
+		var c *child
+		if k.isolation != nil {
+			c = k.isolation.spare.take()
 		}
-		a := c.run(ctx, as)
-		if left := c.close(); left != nil {
-			l.w.log.WarnContext(ctx, "an isolated task has left something behind: remove it", slog.Any("error", left))
+		var a answer
+		if c != nil {
+			a = l.runIn(ctx, c, as)
+		}
+		if c == nil || !a.Begun && context.Cause(ctx) == nil { // a spare that ended while it waited is not the task's end
+			var err error
+			if c, err = startChild(k.isolation, l.w.cgroups, l.w.grace); err != nil {
+				return fmt.Errorf("run task in a child: %w", err)
+			}
+			a = l.runIn(ctx, c, as)
 		}
 		cause := context.Cause(ctx)
 		switch {
@@ -93,6 +100,15 @@ func (l *lane) inChild(d *delivery, deaths int) Handler {
 		}
 		return &deathError{deaths: deaths + 1, how: "the child that ran it alone died: " + c.how()}
 	}
+}
+
+// runIn has the child run the task, to its end.
+func (l *lane) runIn(ctx context.Context, c *child, as assignment) answer {
+	a := c.run(ctx, as)
+	if left := c.close(); left != nil {
+		l.w.log.WarnContext(ctx, "an isolated task has left something behind: remove it", slog.Any("error", left))
+	}
+	return a
 }
 
 // verdict is what the handler returned in the child.

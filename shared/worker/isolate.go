@@ -26,6 +26,9 @@ import (
 // [TempSpace]). What the task prints goes to standard error as far as 64 KiB;
 // the rest is dropped, and the last of it is in the error.
 //
+// Once a kind has had a task, the process of its next one is started while that runs,
+// and waits for up to a minute, connected: its start delays no task of a steady stream.
+//
 // It guards memory and time, not secrets: the task can read what the worker can,
 // and reach the same network.
 func Isolated(limits ...IsolationLimit) HandlerOption {
@@ -33,7 +36,7 @@ func Isolated(limits ...IsolationLimit) HandlerOption {
 		if k.isolation != nil {
 			return errors.New("isolated: given twice")
 		}
-		k.isolation = &isolation{temp: defaultTemp}
+		k.isolation = &isolation{temp: defaultTemp, spare: newSpare()}
 		var errs []error
 		for _, l := range limits {
 			errs = append(errs, l.applyIsolation(k.isolation))
@@ -54,6 +57,7 @@ type isolation struct {
 	memory int64         // bytes; 0: no cap
 	cpu    time.Duration // 0: no limit
 	temp   int64         // bytes
+	spare  *spare
 	ends   ends
 }
 

@@ -50,6 +50,8 @@ const (
 	envCgroup   = "TEST_CGROUP"            // go there first
 )
 
+const smallTask = 20 * time.Millisecond
+
 // connection is that of this process, for a task to close.
 var connection *nats.Conn
 
@@ -144,6 +146,8 @@ func (l ledger) task(ctx context.Context, n note) error {
 	switch n.Text {
 	case "sleep":
 		time.Sleep(time.Second)
+	case "nap":
+		time.Sleep(smallTask)
 	case "allocate":
 		for all := [][]byte{}; ; {
 			all = append(all, bytes.Repeat([]byte{1}, 1<<20))

@@ -315,9 +315,10 @@ func TestIsolatedOrphan(t *testing.T) {
 				until(t, 10*time.Second, e.what+" "+e.id+" has ended", func() bool { return gone(e.pid) || e.id == "vanished" && !confined })
 				_ = syscall.Kill(e.pid, syscall.SIGKILL) // the one that is not promised
 			}
-			if left, _ := os.ReadDir(temp); len(left) != 0 {
-				t.Errorf("temp folders are left: %v", left)
-			}
+			until(t, 10*time.Second, "their temp folders are removed, and that of the process that waited", func() bool {
+				left, _ := os.ReadDir(temp)
+				return len(left) == 0
+			})
 
 			p, _ = spawnIsolated(t, url, l, envCgroup+"="+dir, "TMPDIR="+temp)
 			publishTo(t, js, "test.alone", "stop", "stop")

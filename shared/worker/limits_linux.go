@@ -111,18 +111,19 @@ func everybody() []int {
 	return pids
 }
 
-// descendants returns the numbers that what process pid has started can have, which
-// are few when it ran for a moment only: the kernel gives them in order. That saves a
-// look at every process of the machine, which takes longer than a small task
-// (BenchmarkIsolated).
-func descendants(pid int, ran time.Duration) func() []int {
+// startedSince returns what lists the numbers of processes that have been started since
+// now, and perhaps others. After a moment only these are few: the kernel gives them in
+// order. That saves a look at every process of the machine, which takes longer than a
+// small task (BenchmarkIsolated).
+func startedSince() func() []int {
+	first, since := lastPID(), time.Now()
 	return func() []int {
 		last := lastPID()
-		if ran > fewStart || last < pid || last-pid > mostStarted {
+		if first == 0 || last < first || last-first > mostStarted || time.Since(since) > fewStart {
 			return everybody()
 		}
-		pids := make([]int, 0, last-pid)
-		for p := pid + 1; p <= last; p++ {
+		pids := make([]int, 0, last-first)
+		for p := first + 1; p <= last; p++ {
 			pids = append(pids, p)
 		}
 		return pids

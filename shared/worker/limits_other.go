@@ -2,8 +2,6 @@
 
 package worker
 
-import "time"
-
 // Elsewhere the limits of memory and processor time, and of a single file, are not
 // enforced, and what has left its process group is not found. Time limit, output and
 // temp folder are as on Linux.
@@ -15,4 +13,4 @@ func limitMemory(int64) error { return nil }
 
 func killStrays(string, int, func() []int) {}
 
-func descendants(int, time.Duration) func() []int { return nil }
+func startedSince() func() []int { return nil }

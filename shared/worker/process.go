@@ -24,18 +24,18 @@ type child struct {
 	answers *os.File // its file descriptor 3
 	printed *os.File // its standard output and error; nil for a suspect, which has the parent's
 	output  output
-	temp    string    // "" for a suspect
-	mark    string    // what all it starts has in its environment; "" for a suspect
-	held    *os.File  // its temp folder, locked
-	begun   time.Time // just before the process was
-	group   *group    // its cgroup; nil without
-	left    error     // why its cgroup is still there; after ended
+	temp    string   // "" for a suspect
+	mark    string   // what all it starts has in its environment; "" for a suspect
+	held    *os.File // its temp folder, locked
+	group   *group   // its cgroup; nil without
+	left    error    // why its cgroup is still there; after ended
 
 	ended chan struct{} // closed when the process, and all that was found of what it started, has ended
 	wg    sync.WaitGroup
 
-	mu  sync.Mutex
-	why string // why it was killed from here; "" if it was not
+	mu      sync.Mutex
+	started func() []int // numbers that what it started can have
+	why     string       // why it was killed from here; "" if it was not
 }
 
 const (
@@ -45,9 +45,9 @@ const (
 )
 
 // startChild starts the process, which then waits for its assignment, in a cgroup
-// of its own below in, unless that is nil. of names the task. The caller closes it.
-func startChild(limits *isolation, in *cgroups, of string, grace time.Duration) (*child, error) {
-	c := &child{limits: limits, grace: grace, ended: make(chan struct{}), output: output{to: os.Stderr, of: of}}
+// of its own below in, unless that is nil. The caller closes it.
+func startChild(limits *isolation, in *cgroups, grace time.Duration) (*child, error) {
+	c := &child{limits: limits, grace: grace, ended: make(chan struct{}), output: output{to: os.Stderr}}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -126,7 +126,6 @@ func (c *child) start() error {
 		if err = c.limits.limit(pid); err == nil && c.group != nil {
 			err = c.group.join(c.cmd.SysProcAttr, pid)
 		}
-		c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
 	}
 	c.wg.Go(c.wait)
 	if err != nil {
@@ -137,7 +136,6 @@ func (c *child) start() error {
 
 // launch starts the command, in its cgroup if it has one.
 func (c *child) launch() error {
-	c.begun = time.Now()
 	if c.group == nil {
 		return c.cmd.Start()
 	}
@@ -163,7 +161,10 @@ func (c *child) wait() {
 	case c.group != nil:
 		c.left = c.group.end()
 	case c.mark != "":
-		killStrays(c.mark, 0, descendants(c.cmd.Process.Pid, time.Since(c.begun)))
+		c.mu.Lock()
+		started := c.started
+		c.mu.Unlock()
+		killStrays(c.mark, 0, started)
 	}
 	close(c.ended)
 	for _, f := range []*os.File{c.in, c.answers, c.printed} {
@@ -177,6 +178,11 @@ func (c *child) wait() {
 // it started, has ended. That is soon after ctx is done.
 func (c *child) run(ctx context.Context, as assignment) (a answer) {
 	if c.limits != nil {
+		c.output.of = as.Info.Kind + " " + as.Info.ID
+		c.wg.Go(func() { _, _ = io.Copy(&c.output, c.printed) })
+		c.mu.Lock()
+		c.started = startedSince() // it may have waited for long
+		c.mu.Unlock()
 		as.Memory, as.Temp, as.Mark = c.limits.memory, c.temp, c.mark
 		if c.group != nil {
 			as.Cgroup = c.group.dir

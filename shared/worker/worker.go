@@ -231,6 +231,7 @@ func (w *Worker) watch(ctx context.Context) {
 	if ctx.Err() == nil {
 		wg.Go(func() { w.watchRecycle(ctx) })
 		wg.Go(func() { w.sweep(ctx) })
+		wg.Go(func() { w.keepSpares(ctx) })
 		for _, l := range w.lanes {
 			for _, s := range l.sources {
 				wg.Go(func() { s.watch(ctx) })

@@ -74,6 +74,59 @@ func TestFairWorkersEnd(t *testing.T) {
 	empty(t, js, "TASKS_BULK", "RETRY", "DEAD")
 }
 
+// The broker is killed in the middle of a crowd's backlog, and is there again later: the
+// lanes take tasks again by themselves, and tenants still take turns.
+func TestFairWithoutBroker(t *testing.T) {
+	t.Parallel()
+	const crowd, each = 600, 10
+	broker := natstest.StartBroker(t)
+	js := broker.Connect(t)
+	fairTopology(t, js, shortAckWait)
+	l := newLedger(t)
+	for i := range crowd {
+		publishFor(t, js, "crowd", "crowd-"+strconv.Itoa(i), note{Text: "sleep 50ms"})
+	}
+	var fleet []*natstest.Process
+	for range 2 {
+		fleet = append(fleet, spawnWorker(t, broker.URL, l, envFair+"=1", envSlots+"=4"))
+	}
+	l.wait(t, 20*time.Second, "the crowd's tasks run", func(events []event) bool { return len(events) > 40 })
+	broker.Kill()
+	time.Sleep(max(outage(), 6*time.Second)) // until no request to an idle partition counts as outstanding any more
+	broker.Restart(t)
+	js = broker.Connect(t)
+	of := append(tenants(5, false), "")
+	for i := range each * len(of) {
+		publishFor(t, js, of[i%len(of)], "other-"+strconv.Itoa(i), note{Text: "sleep 50ms"})
+	}
+	ends := func(prefix string) (n int) {
+		for id := range l.count(t, "end") {
+			if strings.HasPrefix(id, prefix) {
+				n++
+			}
+		}
+		return n
+	}
+	l.wait(t, 30*time.Second, "the others' tasks end", func([]event) bool { return ends("other-") == each*len(of) })
+	if n := ends("crowd-"); n > crowd/2 {
+		t.Errorf("%d of the crowd's %d tasks were done before the %d of the others", n, crowd, each*len(of))
+	}
+	l.wait(t, 60*time.Second, "the crowd's tasks end", func([]event) bool { return ends("crowd-") == crowd })
+	for _, p := range fleet {
+		p.Stop()
+	}
+	again := 0
+	for id, runs := range l.count(t, "start") {
+		if again += runs - 1; strings.HasPrefix(id, "other-") && runs > 1 {
+			t.Errorf("%s ran %d times, and the broker was there all the time", id, runs)
+		}
+	}
+	if most := 2 * 4 * 2; again > most { // acknowledgements that the broker never got
+		t.Errorf("%d runs more than tasks, want at most %d: what was in hand and just done", again, most)
+	}
+	empty(t, js, "TASKS_BULK", "RETRY", "DEAD")
+}
+
 // A task keeps its tenant when it is retried, and in its dead letter.
 func TestTenantTravels(t *testing.T) {
 	t.Parallel()

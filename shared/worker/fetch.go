@@ -212,6 +212,10 @@ func (l *lane) answered(p *pull, m *nats.Msg, now time.Time) {
 	l.mu.Lock()
 	if m.Subject == p.mark { // whatever was on its way before it has arrived
 		p.doubt, p.mark = time.Time{}, ""
+		next := l.want(now)
+		l.mu.Unlock()
+		l.request(next, now)
+		return
 	}
 	if m.Subject != p.inbox+strconv.FormatUint(p.serial, 10) || p.left == 0 { // of an earlier request
 		l.mu.Unlock()
@@ -291,11 +295,15 @@ func (p *pull) listen(now time.Time) {
 	p.heard = now
 }
 
-// mark is a question about a consumer, to be answered on a pull's own inbox.
-type mark struct{ durable, reply string }
+// mark is a question about a pull's consumer, to be answered on its own inbox.
+type mark struct {
+	pull  *pull
+	reply string
+}
 
 // marks returns the questions that are to be asked now to end a doubt: their answers
-// come after all that is on its way. l.mu is held.
+// come after all that is on its way. Until then the pull asks for nothing, because what
+// it brought would be late too. l.mu is held.
 func (l *lane) marks(now time.Time) (due []mark) {
 	l.allPulls(func(p *pull) {
 		if p.doubt.IsZero() || p.mark != "" && now.Sub(p.marked) < pullHeartbeat {
@@ -304,18 +312,29 @@ func (l *lane) marks(now time.Time) (due []mark) {
 		if p.mark == "" {
 			l.serial++
 			p.mark = p.inbox + "mark" + strconv.FormatUint(l.serial, 10)
+		} else {
+			l.trouble[p.source.pulling] = errSilent
 		}
 		p.marked = now
-		due = append(due, mark{p.source.durable, p.mark})
+		due = append(due, mark{p, p.mark})
 	})
 	return due
 }
 
 func (l *lane) ask(m mark) {
-	_ = l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+m.durable), m.reply, nil) // not connected: the keeper asks again
+	if err := l.w.nc.PublishRequest(broker.API(l.w.js, "CONSUMER.INFO."+l.stream+"."+m.pull.source.durable), m.reply, nil); err != nil {
+		l.mu.Lock()
+		if m.pull.mark == m.reply {
+			m.pull.mark = "" // not connected: the keeper asks again
+			l.trouble[m.pull.source.pulling] = errSilent
+		}
+		l.mu.Unlock()
+	}
 }
 
 const pulling = "pull tasks"
+
+var errSilent = errors.New("the broker does not answer")
 
 // checkPulls gives up pulls that the broker has forgotten, as it does when the
 // connection or the leader changes. l.mu is held.
@@ -329,7 +348,7 @@ func (l *lane) checkPulls(now time.Time) {
 		if p.how == fill { // a consumer that may hand out no more does not answer either: ask it in the way that tells
 			p.source.empty = now
 		} else {
-			l.trouble[p.source.pulling] = errors.New("the broker does not answer")
+			l.trouble[p.source.pulling] = errSilent
 		}
 		l.checkQuiet()
 	})

@@ -146,6 +146,11 @@ func (l ledger) task(ctx context.Context, n note) error {
 	switch n.Text {
 	case "sleep":
 		time.Sleep(time.Second)
+	case "hold":
+		if l.first() {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
 	case "nap":
 		time.Sleep(smallTask)
 	case "allocate":
@@ -244,8 +249,7 @@ func (l ledger) task(ctx context.Context, n note) error {
 	case "permanent":
 		return retry.Permanent(errors.New("no such account"))
 	case "later":
-		if f, err := os.OpenFile(string(l)+".later", os.O_CREATE|os.O_EXCL, 0o600); err == nil {
-			_ = f.Close()
+		if l.first() {
 			return retry.After(time.Millisecond, errors.New("not yet"))
 		}
 	case "trace":
@@ -268,6 +272,15 @@ func occupied() int {
 	var kib int
 	_, _ = fmt.Sscan(after, &kib)
 	return kib >> 10
+}
+
+// first reports whether it is asked for the first time.
+func (l ledger) first() bool {
+	f, err := os.OpenFile(string(l)+".first", os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		_ = f.Close()
+	}
+	return err == nil
 }
 
 // measure writes the metrics about isolation.

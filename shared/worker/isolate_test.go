@@ -291,6 +291,32 @@ func TestIsolatedDrain(t *testing.T) {
 	empty(t, js, "TASKS_DEFAULT", "DEAD")
 }
 
+// The broker is away for longer than a lease: the process of an isolated task ends before
+// its task may be another worker's, leaves nothing, and the task runs again afterwards.
+func TestIsolatedWithoutBroker(t *testing.T) {
+	t.Parallel()
+	broker := natstest.StartBroker(t)
+	js := broker.Connect(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	p, temp := spawnIsolated(t, broker.URL, l, envCgroup+"="+withoutCgroup(t))
+	publishTo(t, js, "test.alone", "hold", "hold")
+	pid := l.wait(t, 10*time.Second, "it runs", happened("start", "hold"))[0].pid
+	broker.Kill()
+	until(t, shortAckWait+time.Second, "the process has ended, while the broker is away", func() bool { return gone(pid) })
+	time.Sleep(outage())
+	broker.Restart(t)
+	l.wait(t, 30*time.Second, "it runs again, and ends", ended("hold"))
+	p.Stop()
+	if n := l.count(t, "start")["hold"]; n != 2 {
+		t.Errorf("it ran %d times, want twice", n)
+	}
+	if left, _ := os.ReadDir(temp); len(left) != 0 {
+		t.Errorf("temp folders are left: %v", left)
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
 // The process of an isolated task whose worker is killed ends too, with what it
 // started, and removes its temp folder. What is left of one that cannot, the next
 // worker removes.

@@ -198,6 +198,37 @@ func TestCrashLoop(t *testing.T) {
 	}
 }
 
+// Tasks that are there when the broker comes back start at once: what a worker asks for
+// then is not late, though it had heard nothing for longer than a lease.
+func TestTasksAfterOutage(t *testing.T) {
+	t.Parallel()
+	const tasks = 20
+	b := natstest.StartBroker(t)
+	js := b.Connect(t)
+	topology(t, js, shortAckWait)
+	l := newLedger(t)
+	w := spawnWorker(t, b.URL, l)
+	publish(t, js, "before", note{})
+	l.wait(t, 10*time.Second, "a task ends", ended("before"))
+	b.Kill()
+	time.Sleep(2 * shortAckWait)
+	b.Restart(t)
+	js = b.Connect(t)
+	for i := range tasks {
+		publish(t, js, strconv.Itoa(i), note{})
+	}
+	l.wait(t, 20*time.Second, "all end", func([]event) bool { return len(l.count(t, "end")) == tasks+1 })
+	w.Stop()
+	c, err := js.Consumer(t.Context(), "TASKS_DEFAULT", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := c.CachedInfo().Delivered; d.Consumer != d.Stream {
+		t.Errorf("%d deliveries of %d tasks, want one of each", d.Consumer, d.Stream)
+	}
+	empty(t, js, "TASKS_DEFAULT", "RETRY", "DEAD")
+}
+
 // The broker is killed and started again on its store, under load: every task
 // that was acknowledged to its publisher runs.
 func TestKilledBroker(t *testing.T) {

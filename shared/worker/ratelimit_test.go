@@ -297,10 +297,7 @@ func TestRateLimitOfFleet(t *testing.T) {
 // window is above the limit, and the tasks go on by themselves.
 func TestRateLimitWithoutBroker(t *testing.T) {
 	t.Parallel()
-	away := 2 * time.Second
-	if *whole {
-		away = 20 * time.Second
-	}
+	away := outage()
 	p := ratelimit.Policy{Limit: 40, Per: 2 * time.Second}
 	broker := natstest.StartBroker(t)
 	js := broker.Connect(t)

@@ -55,7 +55,7 @@ func (s *source) outstanding() int { return s.pulls[0].left + s.pulls[1].left }
 // free is a pull that may be sent, or nil. lane.mu is held.
 func (s *source) free(now time.Time) *pull {
 	for i := range s.pulls {
-		if p := &s.pulls[i]; p.left == 0 && !now.Before(p.notBefore) {
+		if p := &s.pulls[i]; p.left == 0 && p.doubt.IsZero() && !now.Before(p.notBefore) {
 			return p
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/client"
+	"github.com/droverhq/drover/shared/ratelimit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
@@ -313,6 +316,53 @@ func TestPutOff(t *testing.T) {
 	f.publish(7, hook{})
 	f.holds(task.RetryStream, 7)
 	says(t, first(t, f.examine(), "put-off", "webhook.deliver"), "7 tasks in RETRY are put off", "without burning attempts")
+}
+
+// What a breaker, a rate limit or a cap holds back for longer than it should wait is
+// said, with where to look.
+func TestHeldBack(t *testing.T) {
+	t.Parallel()
+	one := func(hook) string { return "acme" }
+	for _, tt := range []struct {
+		name   string
+		err    error
+		option worker.HandlerOption
+		says   []string
+	}{
+		{
+			"breaker-open", errors.New("https://api.example.com: answered 503"), worker.Breaker(breaker.Policy{Failures: 1, Open: time.Hour}, one),
+			[]string{"waits until a destination can be called again", "tasks in RETRY are held back because its breaker is open, for up to ", "drover breakers"},
+		},
+		{
+			"rate-limit", nil, worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, one),
+			[]string{"comes faster than its rate limit lets it run", "tasks in RETRY are held back because of its rate limit, for up to ", "drover limits --waiting"},
+		},
+		{
+			"cap", nil, worker.Cap("db", 1),
+			[]string{"waits for a resource whose permits are all in use", "tasks in RETRY are held back because of its cap, for up to ", "drover caps"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, small())
+			f.work("webhook", func(w *worker.Worker) {
+				worker.Handle(w, func(ctx context.Context, _ hook) error {
+					if tt.name == "cap" { // its one permit is in use
+						<-ctx.Done()
+						return context.Cause(ctx)
+					}
+					return tt.err
+				}, tt.option)
+			})
+			f.publish(9, hook{})
+			var found []doctor.Finding
+			f.until("most are held back for longer than the objective", func() bool {
+				found = slices.DeleteFunc(f.examine().Findings, func(x doctor.Finding) bool { return x.Name != tt.name })
+				return len(found) == 1 && found[0].Object == "webhook.deliver" && found[0].Count >= 5
+			})
+			says(t, found[0], tt.says...)
+		})
+	}
 }
 
 // What died long ago waits for somebody, and is no failure of now.

@@ -97,6 +97,9 @@ var rules = []rule{
 	{"lane-behind", Slow},
 	{"lane-redelivered", Slow},
 	{"put-off", Slow},
+	{"breaker-open", Slow},
+	{"rate-limit", Slow},
+	{"cap", Slow},
 
 	{"not-seen", Notice},
 	{"replica-behind", Notice},

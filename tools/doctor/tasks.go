@@ -93,6 +93,7 @@ func lookTasks(s *snapshot) ([]Finding, Check) {
 	}
 	out = append(out, s.deathsUnderway()...)
 	out = append(out, s.putOff()...)
+	out = append(out, s.heldBack()...)
 	if n := len(before); n > 0 {
 		out = append(out, s.leftOver(before, max(s.dead.total, uint64(len(s.dead.tasks)))-uint64(len(now))))
 	}
@@ -208,6 +209,56 @@ func (s *snapshot) putOff() []Finding {
 			seen(fmt.Sprintf("%s in RETRY %s by the handler, as 429 and Retry-After ask (%v looked at)", tasks(count), verb(int(count), "is put off", "are put off"), s.timers)).
 			follows("They wait for as long as they were told, without burning attempts.").
 			remedy("drover tasks ls --state retry --kind "+kind, "call the destination less often, or ask for a higher quota"))
+	}
+	return out
+}
+
+// holders are what holds tasks back on purpose, by the reason of their last move.
+var holders = map[task.Reason]struct{ name, wrong, seen, follows, look, mend string }{
+	task.Circuit: {
+		"breaker-open", "%s waits until a destination can be called again", "because its breaker is open",
+		"They go out spread once a probe succeeds, without having burnt attempts; those of other destinations go on.",
+		"drover breakers   # which, since when, and what it answered", "see to the destination; its probes find out when it is well",
+	},
+	task.Limited: {
+		"rate-limit", "%s comes faster than its rate limit lets it run", "because of its rate limit",
+		"They run as the limit allows, without burning attempts; if more come than it allows, they wait longer and longer.",
+		"drover limits --waiting   # which keys, and how many tasks are in line", "publish less, or raise the limit where its handler is registered",
+	},
+	task.Cap: {
+		"cap", "%s waits for a resource whose permits are all in use", "because of its cap",
+		"They run when a permit is free, without burning attempts.",
+		"drover caps   # which resource, and who holds its permits", "see what holds permits for so long, or raise the cap where its handlers are registered",
+	},
+}
+
+// heldBack are tasks that a breaker, a rate limit or a cap holds back for longer than
+// they should wait to start.
+func (s *snapshot) heldBack() []Finding {
+	type group struct {
+		kind   string
+		reason task.Reason
+	}
+	n, longest := map[group]uint64{}, map[group]time.Duration{}
+	for _, t := range append(slices.Clone(s.timers.tasks), s.due.tasks...) {
+		class, ok := s.fleet.Class(t.Subject.Class)
+		for _, w := range t.Waits {
+			g := group{t.Subject.Kind(), w.Reason}
+			if waits := s.now.Sub(w.First); ok && w.Reason == t.Reason && waits > class.WaitObjective {
+				n[g]++
+				longest[g] = max(longest[g], waits)
+			}
+		}
+	}
+	var out []Finding
+	for g, count := range n {
+		h, ok := holders[g.reason]
+		if !ok || count < manyFail {
+			continue
+		}
+		out = append(out, find(h.name, g.kind, fmt.Sprintf(h.wrong, g.kind), count).
+			seen(fmt.Sprintf("%s in RETRY %s held back %s, for up to %v (%v looked at)", tasks(count), verb(int(count), "is", "are"), h.seen, longest[g].Round(time.Second), s.timers)).
+			follows(h.follows).remedy(h.look, h.mend))
 	}
 	return out
 }

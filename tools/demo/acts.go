@@ -23,22 +23,24 @@ const (
 	partInvoice  = "invoice"
 	partWork     = "work"
 	partCrash    = "crash"
+	partPhotos   = "photos"
 )
 
 // parts are all of them, in the order of the report.
-var parts = []string{partMail, partBulk, partUrgent, partWebhooks, partInvoice, partWork, partCrash}
+var parts = []string{partMail, partBulk, partUrgent, partWebhooks, partInvoice, partWork, partCrash, partPhotos}
 
 const (
-	killer  = "the killer"
-	invoice = "invoice 1"
+	killer   = "the killer"
+	invoice  = "invoice 1"
+	tooLarge = "the large photo"
 )
 
-// play runs all acts: the killer beside everything else, the others one after the
-// other, so that a person can follow them.
+// play runs all acts: the killer, and then the photos, beside everything else, the
+// others one after the other, so that a person can follow them.
 func (d *demo) play(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var crashErr error
-	wg.Go(func() { crashErr = d.playCrash(ctx) })
+	wg.Go(func() { crashErr = d.inOrder(ctx, d.playCrash, d.playPhotos) })
 	err := d.inOrder(ctx, d.playMail, d.playBulk, d.playWebhooks, d.playRedrive)
 	wg.Wait()
 	if err == nil {
@@ -231,6 +233,34 @@ func (d *demo) playCrash(ctx context.Context) error {
 	d.show.end(partCrash)
 	return nil
 }
+
+// playPhotos runs tasks in processes of their own, one of which takes more memory than
+// it may.
+func (d *demo) playPhotos(ctx context.Context) error {
+	d.show.begin(partPhotos)
+	before, _ := d.deaths()
+	for i := range usualPhotos + 1 {
+		name, args := fmt.Sprintf("photo %d", i), photo{MiB: usualMiB}
+		if i == 0 {
+			name, args.MiB = tooLarge, largeMiB
+		}
+		if err := d.publish(ctx, partPhotos, name, args); err != nil {
+			return err
+		}
+	}
+	if err := d.until(ctx, func() bool { t := d.ledger.tally(partPhotos); return t.open() == 0 }); err != nil {
+		return fmt.Errorf("photos: %w", err)
+	}
+	after, _ := d.deaths()
+	d.mu.Lock()
+	d.photos = after - before
+	d.mu.Unlock()
+	d.show.end(partPhotos)
+	return nil
+}
+
+// usualPhotos is how many there are beside the one that is too large.
+const usualPhotos = 3
 
 // besideFirst is how many tasks start together with the killer: there are four slots.
 const besideFirst = 3

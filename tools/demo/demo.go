@@ -13,6 +13,8 @@
 //   - webhooks to a receiver that fails, then hangs, then is back: its breaker opens,
 //     and they wait without an attempt;
 //   - a task that kills its process each time, beside tasks that do not;
+//   - photos in processes of their own, one of which would take 1 GiB: it ends there, at
+//     its cap;
 //   - a delivery that spends all its attempts, dies, and is redriven once what it
 //     needed is mended.
 //
@@ -88,6 +90,7 @@ type demo struct {
 	mu         sync.Mutex
 	ends       map[string]int // processes that ended unasked, by service
 	alone      int            // runs of the killer in a child of its own
+	photos     int            // processes of the service that died while photos ran
 	redriven   []Redrive
 	unexpected []string
 	state      breaker.State // of the breaker of hooks

@@ -25,6 +25,7 @@ type Report struct {
 	Redriven []Redrive         `json:"redriven"`   // what was there before
 	Breaker  Breaker           `json:"breaker"`    // of the receiver that died and came back
 	Crash    Crash             `json:"crash_loop"` // what the killer has cost
+	Photos   Photos            `json:"photos"`     // what the one that is too large has cost
 	Left     map[string]uint64 `json:"left"`       // messages by stream that should be empty
 	Problems []string          `json:"problems"`
 	Broker   string            `json:"broker"`
@@ -57,6 +58,13 @@ type Crash struct {
 	Children  int `json:"children"`  // that ran it alone and died
 	Limit     int `json:"limit"`     // how many deaths are allowed in all: max-deliver + 1
 	Again     int `json:"again"`     // tasks beside it that ran to their end more than once
+}
+
+// Photos is what a photo that takes more memory than it may has cost, in a process of
+// its own.
+type Photos struct {
+	OOM       int `json:"oom"`       // its processes that ended at their cap
+	Processes int `json:"processes"` // of its service that died
 }
 
 func (r *Report) problem(format string, args ...any) {
@@ -136,7 +144,13 @@ func (d *demo) report(ctx context.Context) *Report {
 	slow, _ := d.fleet.Class(task.Slow)
 	r.Crash.Processes, r.Crash.Children = d.deaths()
 	r.Crash.Limit, r.Crash.Again = slow.MaxDeliver+1, d.ledger.tally(partWork).Twice
+	for _, l := range r.Dead {
+		if l.Name == tooLarge && strings.HasPrefix(l.Error, "oom: ") {
+			r.Photos.OOM = l.Attempts
+		}
+	}
 	d.mu.Lock()
+	r.Photos.Processes = d.photos
 	r.Redriven = slices.Clone(d.redriven)
 	unexpected := slices.Clone(d.unexpected)
 	d.mu.Unlock()
@@ -182,6 +196,9 @@ func (d *demo) judge(r *Report, forged int, unexpected []string) {
 	}
 	if n := r.Crash.Processes + r.Crash.Children; n > r.Crash.Limit {
 		r.problem("%s has cost %d processes, %d are allowed", killer, n, r.Crash.Limit)
+	}
+	if n := r.Photos.Processes; n > 0 {
+		r.problem("%s has cost %s of its service", tooLarge, screen.Some(n, "process", "processes"))
 	}
 	for _, text := range unexpected {
 		r.problem("unexpected: %s", text)
@@ -242,6 +259,10 @@ func (r *Report) Lines(s screen.Style) []string {
 	out = append(out, fmt.Sprintf("%s cost %s and %s (at most %d); %s beside it were done twice", killer,
 		screen.Some(r.Crash.Processes, "process", "processes"), screen.Some(r.Crash.Children, "child", "children"), r.Crash.Limit,
 		screen.Count(r.Crash.Again)))
+	if n := r.Photos.OOM; n > 0 {
+		out = append(out, fmt.Sprintf("%s ended %s at its memory cap of %d MiB, in a process of its own, and harmed nobody",
+			tooLarge, screen.Some(n, "time", "times"), photoCap>>20))
+	}
 	out = append(out, "")
 	if r.OK {
 		return append(out,

@@ -1,15 +1,18 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/droverhq/drover/services/service"
+	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 )
@@ -28,6 +31,21 @@ type crash struct{}
 func (crash) Kind() string      { return "demo.crash" }
 func (crash) Class() task.Class { return task.Slow }
 
+// photo takes as much memory as its picture has.
+type photo struct {
+	MiB int `msgpack:"mib"`
+}
+
+func (photo) Kind() string      { return "demo.photo" }
+func (photo) Class() task.Class { return task.Slow }
+
+const (
+	photoCap  = 128 << 20 // bytes that a photo's process may take
+	largeMiB  = 1 << 10   // what the too large photo would
+	usualMiB  = 4
+	photoRuns = 2 // attempts
+)
+
 // seenSubject is where the service says what its handlers do. It is no part of a
 // fleet: the demo listens there, so that it does not have to believe the streams.
 const seenSubject = "demo.seen"
@@ -45,7 +63,7 @@ const serviceName = "demo"
 // Service is a service that only a demo has. It is not part of any fleet but the
 // demo's, and `drover run demo` starts it.
 func Service() service.Service {
-	return service.Service{Name: serviceName, Help: "Works tasks that sleep or kill their process, for drover demo.", Run: runService}
+	return service.Service{Name: serviceName, Help: "Works tasks that sleep, take memory or kill their process, for drover demo.", Run: runService}
 }
 
 func runService(ctx context.Context, env *service.Env) error {
@@ -76,6 +94,17 @@ func runService(ctx context.Context, env *service.Env) error {
 		<-ctx.Done() // it does not come to this
 		return context.Cause(ctx)
 	})
+	worker.Handle(w, func(ctx context.Context, args photo) error {
+		if err := say(ctx, nc, seen{Child: child}); err != nil {
+			return err
+		}
+		var picture [][]byte
+		for range args.MiB {
+			picture = append(picture, bytes.Repeat([]byte{1}, 1<<20))
+		}
+		runtime.KeepAlive(picture)
+		return say(ctx, nc, seen{Child: child, Done: true})
+	}, worker.Isolated(worker.Memory(photoCap)), worker.Retry(retry.Policy{Attempts: photoRuns, Base: 100 * time.Millisecond, Cap: 100 * time.Millisecond}))
 	return env.Run(ctx, w)
 }
 

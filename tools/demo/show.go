@@ -146,7 +146,7 @@ func (sh *show) plain(text string) {
 func (sh *show) clock() string { return fmt.Sprintf("%5.1fs", time.Since(sh.begun).Seconds()) }
 
 // shown are the parts that have a line of their own.
-var shown = []string{partMail, partBulk, partUrgent, partWebhooks, partInvoice, partCrash}
+var shown = []string{partMail, partBulk, partUrgent, partWebhooks, partInvoice, partCrash, partPhotos}
 
 func (sh *show) paint(st supervise.State) {
 	sh.mu.Lock()
@@ -194,6 +194,8 @@ func (d *demo) intention(part string) string {
 		return "a delivery that spends its attempts, dies, and is redriven"
 	case partCrash:
 		return fmt.Sprintf("a task that kills its process, beside %d that do not", d.beside())
+	case partPhotos:
+		return fmt.Sprintf("%d photos in processes of their own, and one of 1 GiB with a cap of %d MiB", usualPhotos, photoCap>>20)
 	}
 	return ""
 }
@@ -236,6 +238,8 @@ func (d *demo) progress(part string) string {
 		return d.invoiceStory(t)
 	case partCrash:
 		return d.crashStory(t)
+	case partPhotos:
+		return fmt.Sprintf("%d of %d done%s%s", t.Done, t.Published, again(t), dead(t))
 	}
 	return ""
 }
@@ -312,10 +316,13 @@ func reasons(by map[task.Reason]int) string {
 	return strings.Join(out, ", ")
 }
 
-// short is the end of an error that says what happened, without what led there, in
-// about so many bytes.
+// short is the end of an error that says what happened, without what led there and
+// what is in brackets after it, in about so many bytes.
 func short(text string, most int) string {
 	text = screen.Plain(text)
+	if i := strings.LastIndex(text, " ("); i > 0 && len(text) > most && strings.HasSuffix(text, ")") {
+		text = text[:i]
+	}
 	for len(text) > most {
 		_, rest, ok := strings.Cut(text, ": ")
 		if !ok {

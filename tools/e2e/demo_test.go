@@ -59,6 +59,13 @@ drover: publish demo.crash
   demo: process demo.crash, attempt 1, generation 0, verdict dead, reason crash-loop, type crash-loop, follows attempt 1
     demo: dead demo.crash, reason crash-loop
 `}},
+		{"a task that takes more memory than it may", "demo", died["failed"], 5, []string{`
+drover: publish demo.photo
+  demo: process demo.photo, attempt 1, generation 0, verdict moved, reason retry, type oom
+    demo: retry demo.photo, reason retry
+  demo: process demo.photo, attempt 2, generation 0, verdict dead, reason failed, type oom, follows attempt 1
+    demo: dead demo.photo, reason failed
+`}},
 	}
 	if len(report.Redriven) != 1 {
 		t.Errorf("the demo says that it redrove %v, want one task", report.Redriven)

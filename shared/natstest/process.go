@@ -243,10 +243,17 @@ func (p *Process) ExitCode() int {
 }
 
 // Stop sends SIGTERM and waits as Wait does.
-func (p *Process) Stop() {
-	p.tb.Helper()
-	p.Signal(syscall.SIGTERM)
-	p.Wait()
+func (p *Process) Stop() { StopAll(p) }
+
+// StopAll sends SIGTERM to all processes, and then waits for them as Wait does.
+func StopAll(all ...*Process) {
+	for _, p := range all {
+		p.tb.Helper()
+		p.Signal(syscall.SIGTERM)
+	}
+	for _, p := range all {
+		p.Wait()
+	}
 }
 
 // Wait waits for the process to end, which it must within 30 s and with exit

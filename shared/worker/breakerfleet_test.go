@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -175,14 +174,7 @@ func (c *callers) call(t *testing.T, class task.Class, host string) {
 	}
 }
 
-func (c *callers) stop() {
-	for _, p := range c.p {
-		p.Signal(syscall.SIGTERM)
-	}
-	for _, p := range c.p {
-		p.Wait()
-	}
-}
+func (c *callers) stop() { natstest.StopAll(c.p...) }
 
 // What opens in one process holds in another one within a second: by failures, which
 // both count, and at the wish of the destination, of which the record alone tells.

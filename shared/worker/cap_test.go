@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -369,12 +368,7 @@ func TestCapOfFleet(t *testing.T) {
 	back := time.Now()
 	fleet[0] = natstest.Spawn(t, "capped", env...)
 	l.wait(t, 3*time.Minute, "all tasks end", func([]event) bool { return len(l.count(t, "end")) == c.tasks })
-	for _, p := range fleet {
-		p.Signal(syscall.SIGTERM)
-	}
-	for _, p := range fleet {
-		p.Wait()
-	}
+	natstest.StopAll(fleet...)
 	events := l.read(t)
 	most := atOnce(events, quiet)
 	if most > c.permits || most < c.permits-1 {

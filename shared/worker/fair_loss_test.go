@@ -92,7 +92,7 @@ func TestFairWithoutBroker(t *testing.T) {
 	}
 	l.wait(t, 20*time.Second, "the crowd's tasks run", func(events []event) bool { return len(events) > 40 })
 	broker.Kill()
-	time.Sleep(max(outage(), 6*time.Second)) // until no request to an idle partition counts as outstanding any more
+	time.Sleep(max(outage(), 3*time.Second)) // until no request to an idle partition counts as outstanding any more
 	broker.Restart(t)
 	js = broker.Connect(t)
 	of := append(tenants(5, false), "")
@@ -112,9 +112,7 @@ func TestFairWithoutBroker(t *testing.T) {
 		t.Errorf("%d of the crowd's %d tasks were done before the %d of the others", n, crowd, each*len(of))
 	}
 	l.wait(t, 60*time.Second, "the crowd's tasks end", func([]event) bool { return ends("crowd-") == crowd })
-	for _, p := range fleet {
-		p.Stop()
-	}
+	natstest.StopAll(fleet...)
 	again := 0
 	for id, runs := range l.count(t, "start") {
 		if again += runs - 1; strings.HasPrefix(id, "other-") && runs > 1 {

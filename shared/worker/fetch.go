@@ -45,8 +45,15 @@ func (h how) expiry() time.Duration {
 // silent is how long nothing may be heard of a request that is outstanding.
 func (h how) silent() time.Duration { return pullHeartbeat + pullHeartbeat/2 }
 
-// lost is how long it takes until it is given up.
-func (h how) lost() time.Duration { return max(h.expiry(), pullHeartbeat) + pullHeartbeat/2 }
+// lost is how long nothing may be heard until it is given up. A request that listens may
+// then live on in the broker, if it is the connection that stood still: it is for one
+// delivery.
+func (h how) lost() time.Duration {
+	if h == fill {
+		return pullHeartbeat + pullHeartbeat/2
+	}
+	return pullExpiry + pullHeartbeat/2
+}
 
 // pull is one request for deliveries. A source has two, so that one can be filled
 // while the next is under way; each has a subscription of its own, because a

@@ -61,8 +61,7 @@ func TestStoppedWorkerIsFenced(t *testing.T) {
 	zombie.Resume()
 	l.wait(t, 10*time.Second, "the zombie is cancelled", happened("cancelled", "a"))
 	l.wait(t, 20*time.Second, "a ends", ended("a"))
-	zombie.Stop()
-	second.Stop()
+	natstest.StopAll(zombie, second)
 	for _, e := range l.read(t) {
 		if e.what == "end" && e.pid != second.PID() {
 			t.Errorf("the zombie finished its run")
@@ -133,9 +132,7 @@ func TestRollingRestarts(t *testing.T) {
 		old.Wait()
 	}
 	l.wait(t, 60*time.Second, "all tasks end", func([]event) bool { return len(l.count(t, "end")) == n })
-	for _, w := range workers {
-		w.Stop()
-	}
+	natstest.StopAll(workers...)
 	for _, e := range l.read(t) {
 		if e.attempt != 0 || e.what == "cancelled" {
 			t.Errorf("task %s: %s with attempt %d", e.id, e.what, e.attempt)

@@ -278,9 +278,7 @@ func TestRateLimitOfFleet(t *testing.T) {
 	fleet[1].Resume()
 	time.Sleep(p.Per / 4)
 	moves := hops(t, js, "RETRY") // before those that give tasks back
-	for _, f := range fleet[1:] {
-		f.Stop()
-	}
+	natstest.StopAll(fleet[1:]...)
 	fewest, most := windows(l.times(t), p.Per, began, ended)
 	t.Logf("%d to %d starts in %v; at most %d moves", fewest, most, p.Per, moves)
 	if most > p.Limit || fewest < fewestWanted {
@@ -321,9 +319,7 @@ func TestRateLimitWithoutBroker(t *testing.T) {
 	}
 	broker.Restart(t)
 	l.wait(t, 30*time.Second, "tasks run again", enough(p.Limit))
-	for _, f := range fleet {
-		f.Stop()
-	}
+	natstest.StopAll(fleet...)
 	if _, most := windows(l.times(t), p.Per, time.Now(), time.Now()); most > p.Limit {
 		t.Errorf("%d starts in %v, want at most %d", most, p.Per, p.Limit)
 	}

@@ -158,11 +158,7 @@ func has(metrics, name, label string) bool {
 	return false
 }
 
-func (f *fleet) stop() {
-	for _, p := range f.p {
-		p.Stop()
-	}
-}
+func (f *fleet) stop() { natstest.StopAll(f.p...) }
 
 // receiver is somebody's server.
 type receiver struct {

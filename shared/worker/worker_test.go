@@ -28,7 +28,13 @@ const ackWait = 30 * time.Second
 // topology applies a fleet of one service, "test", that serves three classes.
 func topology(tb testing.TB, js jetstream.JetStream, ackWait time.Duration) {
 	tb.Helper()
-	fleet := &streams.Fleet{AllowShortAckWait: true, Services: []streams.Service{{Name: "test", Processes: 4}}}
+	replicated(tb, js, ackWait, 0)
+}
+
+// replicated is topology with so many replicas of everything.
+func replicated(tb testing.TB, js jetstream.JetStream, ackWait time.Duration, replicas int) {
+	tb.Helper()
+	fleet := &streams.Fleet{Replicas: replicas, AllowShortAckWait: true, Services: []streams.Service{{Name: "test", Processes: 4}}}
 	for _, c := range []task.Class{task.Urgent, task.Default, task.Slow} {
 		fleet.Services[0].Classes = append(fleet.Services[0].Classes, c)
 		fleet.Classes = append(fleet.Classes, streams.Class{

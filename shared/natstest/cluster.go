@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,23 +166,51 @@ func (c *Cluster) ConsumerLeader(tb testing.TB, js jetstream.JetStream, stream, 
 // nobody has to be elected when one of them goes. It needs a whole cluster.
 func (c *Cluster) Lead(tb testing.TB, js jetstream.JetStream, i int) {
 	tb.Helper()
-	names := js.StreamNames(tb.Context())
-	for stream := range names.Name() {
+	for _, stream := range names(tb, "the streams", func(ctx context.Context) (lister, error) { return js.StreamNames(ctx), nil }) {
 		c.lead(tb, js, i, "STREAM.LEADER.STEPDOWN."+stream, func() int { return c.Leader(tb, js, stream) })
-		s, err := js.Stream(tb.Context(), stream)
-		if err != nil {
-			tb.Fatalf("bind %s: %v", stream, err)
-		}
-		consumers := s.ConsumerNames(tb.Context())
-		for consumer := range consumers.Name() {
+		for _, consumer := range names(tb, "the consumers of "+stream, func(ctx context.Context) (lister, error) {
+			s, err := js.Stream(ctx, stream)
+			if err != nil {
+				return nil, err
+			}
+			return s.ConsumerNames(ctx), nil
+		}) {
 			c.lead(tb, js, i, "CONSUMER.LEADER.STEPDOWN."+stream+"."+consumer, func() int { return c.ConsumerLeader(tb, js, stream, consumer) })
 		}
-		if err := consumers.Err(); err != nil {
-			tb.Fatalf("list the consumers of %s: %v", stream, err)
-		}
 	}
-	if err := names.Err(); err != nil {
-		tb.Fatalf("list streams: %v", err)
+}
+
+// lister is what both jetstream.StreamNameLister and ConsumerNameLister are.
+type lister interface {
+	Name() <-chan string
+	Err() error
+}
+
+// names asks until it is answered, which one question in an election never is.
+func names(tb testing.TB, what string, ask func(context.Context) (lister, error)) []string {
+	tb.Helper()
+	once := func() (all []string, err error) {
+		ctx, cancel := context.WithTimeout(tb.Context(), time.Second)
+		defer cancel()
+		l, err := ask(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for name := range l.Name() {
+			all = append(all, name)
+		}
+		return all, l.Err()
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(clusterLimit); ; <-tick.C {
+		all, err := once()
+		if err == nil {
+			return all
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("list %s: %v", what, err)
+		}
 	}
 }
 

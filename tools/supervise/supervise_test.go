@@ -260,9 +260,10 @@ func TestStateSurvivesRestart(t *testing.T) {
 	c.Scale["work"] = 0
 	s := start(t, c)
 	publish(t, s.JetStream(), "", "", "")
-	if depth, _ := waiting(t, s); depth != 3 {
-		t.Errorf("depth = %d with no process of the service, want 3", depth)
-	}
+	eventually(t, "all three wait, with no process of the service", func() bool { // the broker counts them after it has confirmed them
+		depth, _ := waiting(t, s)
+		return depth == 3
+	})
 	stop(t, s)
 
 	c.Scale["work"] = 2

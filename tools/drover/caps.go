@@ -42,13 +42,25 @@ Examples:
 
 // capState is a resource as --json writes it.
 type capState struct {
-	Resource string             `json:"resource"`
-	Held     int                `json:"held"`
-	Cap      int                `json:"cap"`
-	Wanted   int                `json:"wanted"`
-	Silent   int                `json:"silent"` // processes
-	Holders  []semaphore.Holder `json:"holders"`
-	At       time.Time          `json:"at"` // when it was read
+	Resource string      `json:"resource"`
+	Held     int         `json:"held"`
+	Cap      int         `json:"cap"`
+	Wanted   int         `json:"wanted"`
+	Silent   int         `json:"silent"` // processes
+	Holders  []capHolder `json:"holders"`
+	At       time.Time   `json:"at"` // when it was read
+}
+
+// capHolder is a process that uses it.
+type capHolder struct {
+	Process string    `json:"process"`
+	Service string    `json:"service"`
+	Cap     int       `json:"cap"` // that it was built with
+	Held    int       `json:"held"`
+	Wanted  int       `json:"wanted"`        // those that it holds included
+	Lease   float64   `json:"lease_seconds"` // after at
+	Silent  bool      `json:"silent"`        // it has not renewed its lease for twice as long
+	At      time.Time `json:"at"`            // when it wrote, by its own clock
 }
 
 func (c *capsCmd) Run(ctx context.Context, app *App) error {
@@ -58,7 +70,7 @@ func (c *capsCmd) Run(ctx context.Context, app *App) error {
 		return err
 	})
 	all = slices.DeleteFunc(all, func(s capState) bool {
-		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h semaphore.Holder) bool { return h.Service == c.Service })
+		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h capHolder) bool { return h.Service == c.Service })
 	})
 	return listing(app, all, err, func() *screen.Table { return capTable(screen.StyleOf(app.Stdout), all) }, "no resource with a cap is in use")
 }
@@ -80,19 +92,17 @@ func capsOf(ctx context.Context, js jetstream.JetStream) (all []capState, err er
 }
 
 func capOf(r semaphore.Record, now time.Time) capState {
-	s := capState{Resource: r.Resource, Held: r.Held(), Cap: r.Cap(), Holders: r.Holders, At: now}
+	s := capState{Resource: r.Resource, Held: r.Held(), Cap: r.Cap(), At: now}
 	for _, h := range r.Holders {
+		silent := now.Sub(h.At) > 2*h.Lease // the clocks of two machines are compared, so it is given as much again
 		s.Wanted += h.Wanted
-		if silent(h, now) {
+		if silent {
 			s.Silent++
 		}
+		s.Holders = append(s.Holders, capHolder{h.Process, h.Service, h.Cap, h.Held, h.Wanted, h.Lease.Seconds(), silent, h.At})
 	}
 	return s
 }
-
-// silent reports whether a process has not renewed its lease. Clocks of two machines
-// are compared, so it is given as much again.
-func silent(h semaphore.Holder, now time.Time) bool { return now.Sub(h.At) > 2*h.Lease }
 
 // short are the services of which a process wants more than it has, when all is in use.
 func (s capState) short() (names []string) {
@@ -100,7 +110,7 @@ func (s capState) short() (names []string) {
 		return nil
 	}
 	for _, h := range s.Holders {
-		if h.Wanted > h.Held && !silent(h, s.At) {
+		if h.Wanted > h.Held && !h.Silent {
 			names = append(names, h.Service)
 		}
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/fleet"
-	"github.com/droverhq/drover/shared/semaphore"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/bench"
 	"github.com/droverhq/drover/tools/demo"
@@ -119,7 +118,7 @@ func TestKeys(t *testing.T) {
 		"`dead groups`":             group{},
 		"`audit ls`":                audit.Entry{},
 		"`caps`":                    capState{},
-		"`caps`: each of `holders`": semaphore.Holder{},
+		"`caps`: each of `holders`": capHolder{},
 		"`limits`":                  limitState{},
 		"`breakers ls`, `breakers open`, `breakers close`": circuit.Entry{},
 		"`streams plan`, `streams apply`":                  streams.Change{},

@@ -123,7 +123,7 @@ func newIsolated(js jetstream.JetStream) (*worker.Worker, error) {
 	worker.Handle(w, func(ctx context.Context, n note) error { return l.task(ctx, n) }, twice)
 	worker.Handle(w, func(ctx context.Context, n alone) error { return l.task(ctx, note(n)) }, twice, worker.Isolated(limits...))
 	worker.Handle(w, func(ctx context.Context, n hasty) error { return l.task(ctx, note(n)) },
-		worker.Isolated(), worker.Timeout(3*time.Second), worker.Retry(retry.Policy{Attempts: 1}))
+		worker.Isolated(), worker.Timeout(hastyLimit), worker.Retry(retry.Policy{Attempts: 1}))
 	return w, nil
 }
 

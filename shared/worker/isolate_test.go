@@ -76,6 +76,9 @@ type misdeed struct {
 	failure    []string // what each failure says
 }
 
+// timeIsUp is how the failure of one that had to be killed begins.
+var timeIsUp = fmt.Sprintf("time limit reached (%v): killed: wall clock", hastyLimit)
+
 var misdeeds = []misdeed{
 	{"test.alone", "ok", "", 1, "", nil},
 	{"test.alone", "allocate-some", "", 1, "", nil},
@@ -90,11 +93,11 @@ var misdeeds = []misdeed{
 	{"test.alone", "fill", task.Failed, 2, "killed", []string{"killed: its temp folder took more than its limit of 8 MiB"}},
 	{"test.alone", "large-file", task.Failed, 2, "_OTHER", []string{"file too large"}},
 	{"test.alone", "open", task.Failed, 2, "_OTHER", []string{"too many open files"}},
-	{"test.hasty", "shout", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock", "all work and no play"}},
-	{"test.hasty", "shout-stderr", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock", "all work and no play"}},
-	{"test.hasty", "fork", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
-	{"test.hasty", "hang-up", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
-	{"test.hasty", "stop", task.Failed, 1, "killed", []string{"time limit reached (3s): killed: wall clock"}},
+	{"test.hasty", "shout", task.Failed, 1, "killed", []string{timeIsUp, "all work and no play"}},
+	{"test.hasty", "shout-stderr", task.Failed, 1, "killed", []string{timeIsUp, "all work and no play"}},
+	{"test.hasty", "fork", task.Failed, 1, "killed", []string{timeIsUp}},
+	{"test.hasty", "hang-up", task.Failed, 1, "killed", []string{timeIsUp}},
+	{"test.hasty", "stop", task.Failed, 1, "killed", []string{timeIsUp}},
 	{"test.hasty", "wait", task.Failed, 1, "time_limit", []string{"time limit reached"}},
 }
 

@@ -2,4 +2,9 @@
 
 package worker_test
 
-const raced = false
+import "time"
+
+const (
+	raced      = false
+	hastyLimit = 4 * time.Second
+)

@@ -185,6 +185,10 @@ func (l *lane) prepare(d *delivery, st *task.State, bad error) (Handler, verdict
 	var err error
 	d.task.Body, err = l.body(d, st)
 	switch {
+	case errors.Is(err, bodies.ErrNotFound) && d.delivered == 1:
+		// Done elsewhere, if a leader that was one no more handed it out to here: then it
+		// does not come back. Else it does, an ack-wait later.
+		return nil, verdict{outcome: lost}
 	case errors.Is(err, task.ErrBadBody):
 		return bury(task.Undecodable, err)
 	case err != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,14 +169,19 @@ func (f *fleet) supervise() {
 	}
 }
 
-// rest waits until nothing is left to do, supervising, and at most for limit. It
-// reports whether that came about.
+// rest waits until nothing is left to do, supervising, and gives up when it does not
+// become less for limit: faults leave a backlog, which takes as long as it takes. It
+// reports whether nothing is left.
 func (f *fleet) rest(limit time.Duration) bool {
 	f.tb.Helper()
-	still := 0
+	still, least := 0, uint64(math.MaxUint64)
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
 		f.supervise()
-		switch left, err := f.left(); {
+		left, err := f.left()
+		if err == nil && left < least {
+			least, deadline = left, time.Now().Add(limit)
+		}
+		switch {
 		case err == nil && left == 0:
 			still++
 		default:

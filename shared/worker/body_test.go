@@ -88,8 +88,8 @@ func TestBodyOutlivesLostAcknowledgement(t *testing.T) {
 	})
 }
 
-// A claim check that leads to no body is dead-lettered at once, and the worker
-// goes on.
+// A claim check that leads to no body is dead-lettered, when it is handed out once more
+// at the latest, and the worker goes on.
 func TestBadClaimCheck(t *testing.T) {
 	for _, tt := range []struct{ name, ref string }{
 		{"nowhere", "nowhere"},
@@ -112,7 +112,7 @@ func TestBadClaimCheck(t *testing.T) {
 				})
 				publishRef(t, js, tt.ref)
 				publish(t, js, "sound", note{})
-				time.Sleep(time.Second)
+				time.Sleep(ackWait + time.Second)
 				if err := stop(); err != nil {
 					t.Fatal(err)
 				}

@@ -265,6 +265,11 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 		l.mu.Unlock()
 		return ErrLeaseLost, true
 	}
+	if l.draining.Load() {
+		l.mu.Unlock()
+		d.ctx.end(ErrDraining)
+		return ErrDraining, true
+	}
 	if r.slot != nil && r.slot.Late(start) {
 		l.mu.Unlock()
 		return errLate, true

@@ -119,18 +119,17 @@ func (l *lane) start() error {
 	}
 	l.mu.Lock()
 	l.started = true
-	l.mu.Unlock()
 	l.startSlots()
+	l.mu.Unlock()
 	l.acking.Go(l.acknowledge)
 	l.keeping.Go(l.keep)
 	l.pull(time.Now())
 	return nil
 }
 
+// startSlots starts as many slots as the lane has. l.mu is held.
 func (l *lane) startSlots() {
-	l.mu.Lock()
 	l.alive += l.slots
-	l.mu.Unlock()
 	for range l.slots {
 		s := &slot{lane: l}
 		go s.run() // waited for by drain, through alive and idle, unless it leaks
@@ -224,9 +223,11 @@ func (l *lane) drain() {
 		return
 	}
 	l.checkQuiet()
-	l.mu.Unlock()
-
 	l.startSlots() // a second set, so that giving back does not wait for running handlers
+	l.mu.Unlock()
+	cancelAll := time.AfterFunc(l.w.drain, l.cancelRunning) // from here on no handler starts
+	defer cancelAll.Stop()
+
 	// Pulls cannot be cancelled, and a task that is delivered to nobody is back
 	// only after ack-wait, with a death to its name: wait until they expire.
 	<-l.quiet
@@ -247,14 +248,14 @@ func (l *lane) drain() {
 	l.allPulls(func(p *pull) { _ = p.sub.Unsubscribe() })
 }
 
-// cancelRunning cancels the context of every running handler.
-func (l *lane) cancelRunning(cause error) {
+// cancelRunning cancels the context of every running handler, because the lane drains.
+func (l *lane) cancelRunning() {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for d := l.held.first(); d != nil; d = l.held.after(d) {
 		if d.phase == phaseRunning {
-			d.endRun(now, cause)
+			d.endRun(now, ErrDraining)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
@@ -125,6 +126,46 @@ func TestAbandoned(t *testing.T) {
 		synctest.Wait()
 		if left := len(all(t, js, "TASKS_DEFAULT")) + len(all(t, js, "DEAD")); left != 0 {
 			t.Errorf("%d tasks left over", left)
+		}
+	})
+}
+
+// A task that is about to start when draining begins is given back: one that started
+// later would run on when everything else was cancelled.
+func TestDrainBeforeStart(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		preparing, prepare := make(chan struct{}), make(chan struct{})
+		w, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(ctx context.Context, _ note) error {
+				t.Error("the handler ran")
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}, worker.Breaker(breaker.Policy{}, func(note) string {
+				close(preparing)
+				<-prepare
+				return ""
+			}))
+		}, worker.Only(worker.LivePool), worker.DrainLimit(0))
+		publish(t, js, "one", note{})
+		<-preparing
+		stopped := make(chan error, 1)
+		go func() { stopped <- stop() }()
+		time.Sleep(time.Second)
+		if !w.Status().Draining {
+			t.Error("the worker does not drain")
+		}
+		close(prepare)
+		if err := <-stopped; err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all(t, js, "RETRY") {
+			if st := state(t, "RETRY", m); st.Reason != task.GaveBack || st.Attempt != 0 || st.Deaths != 0 {
+				t.Errorf("it has reason %q, attempt %d and %d deaths, want given-back and nothing", st.Reason, st.Attempt, st.Deaths)
+			}
+		}
+		if live, back := len(all(t, js, "TASKS_DEFAULT")), len(all(t, js, "RETRY")); live != 0 || back != 1 {
+			t.Errorf("%d in TASKS_DEFAULT and %d in RETRY, want the task in RETRY", live, back)
 		}
 	})
 }

@@ -96,11 +96,8 @@ func (l *lane) admit(d *delivery, st *task.State) (verdict, bool) {
 	}
 	a := l.w.quotas.Take(ask)
 	l.limited.Add(-1)
-	switch {
-	case !a.Admitted:
+	if !a.Admitted {
 		return verdict{outcome: again, reason: task.Limited, delay: max(a.Delay-timerLate, time.Millisecond)}, false
-	case l.draining.Load(): // since it was asked
-		return verdict{outcome: again, reason: task.GaveBack}, false
 	}
 	d.run.slot = &a
 	return verdict{}, true

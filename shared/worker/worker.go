@@ -303,12 +303,6 @@ func (w *Worker) consumer(ctx context.Context, c *Class, stream, durable string)
 // drainLanes ends all lanes and returns when every delivery is settled, or when
 // that has taken too long.
 func (w *Worker) drainLanes() {
-	cancelAll := time.AfterFunc(w.drain, func() {
-		for _, l := range w.lanes {
-			l.cancelRunning(ErrDraining)
-		}
-	})
-	defer cancelAll.Stop()
 	giveUp := time.AfterFunc(w.drain+w.grace+settleLimit, func() { close(w.giveUp) })
 	defer giveUp.Stop()
 

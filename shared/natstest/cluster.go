@@ -201,29 +201,40 @@ func names(tb testing.TB, what string, ask func(context.Context) (lister, error)
 		}
 		return all, l.Err()
 	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(clusterLimit); ; <-tick.C {
-		all, err := once()
-		if err == nil {
-			return all
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("list %s: %v", what, err)
-		}
-	}
+	var all []string
+	insist(tb, 100*time.Millisecond, "list "+what, func() (err error) {
+		all, err = once()
+		return err
+	})
+	return all
 }
 
 func (c *Cluster) lead(tb testing.TB, js jetstream.JetStream, i int, api string, leader func() int) {
 	tb.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(clusterLimit); leader() != i; <-tick.C {
-		if time.Now().After(deadline) {
-			tb.Fatalf("%s does not lead %v after it was asked to with %s", nodeName(i), clusterLimit, api)
+	insist(tb, 100*time.Millisecond, "make "+nodeName(i)+" lead", func() error {
+		if leader() == i {
+			return nil
 		}
 		// The answer does not matter: who leads then is asked for.
 		_, _ = js.Conn().Request("$JS.API."+api, []byte(`{"placement":{"preferred":"`+nodeName(i)+`"}}`), time.Second)
+		return fmt.Errorf("it was asked to with %s, and does not", api)
+	})
+}
+
+// insist calls f every so often until it returns nil, and fails tb with what it
+// returned last when that takes longer than a cluster may.
+func insist(tb testing.TB, every time.Duration, doing string, f func() error) {
+	tb.Helper()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for deadline := time.Now().Add(clusterLimit); ; <-tick.C {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s: not after %v: %v", doing, clusterLimit, err)
+		}
 	}
 }
 
@@ -268,17 +279,7 @@ func (c *Cluster) set(i int, to traffic) {
 // missing.
 func (c *Cluster) Wait(tb testing.TB) {
 	tb.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(clusterLimit); ; <-tick.C {
-		err := c.whole()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("the cluster is not whole after %v: %v", clusterLimit, err)
-		}
-	}
+	insist(tb, 20*time.Millisecond, "wait for the cluster to be whole", c.whole)
 }
 
 // whole returns why the cluster is not, or nil.

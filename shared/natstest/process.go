@@ -243,7 +243,10 @@ func (p *Process) ExitCode() int {
 }
 
 // Stop sends SIGTERM and waits as Wait does.
-func (p *Process) Stop() { StopAll(p) }
+func (p *Process) Stop() {
+	p.tb.Helper()
+	StopAll(p)
+}
 
 // StopAll sends SIGTERM to all processes, and then waits for them as Wait does.
 func StopAll(all ...*Process) {

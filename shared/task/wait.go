@@ -24,7 +24,6 @@ func (s *State) Wait(r Reason, at time.Time) {
 	switch r {
 	case Retried, GaveBack, Suspect, Failed, Permanent, CrashLoop, Undecodable, UnknownKind, Expired:
 		return
-	case PutOff, Circuit:
 	default: // what else may be put off
 	}
 	waits := make([]Wait, 0, len(s.Waits)+1) // another state may share them

@@ -181,10 +181,9 @@ func (f *fleet) rest(limit time.Duration) bool {
 		if err == nil && left < least {
 			least, deadline = left, time.Now().Add(limit)
 		}
-		switch {
-		case err == nil && left == 0:
+		if err == nil && left == 0 {
 			still++
-		default:
+		} else {
 			still = 0
 		}
 		if still == 3 {

@@ -176,7 +176,7 @@ func (s *snapshot) fails(g group) Finding {
 // loop before it is one.
 func (s *snapshot) deathsUnderway() []Finding {
 	n := map[string][]backlog.Task{}
-	for _, t := range append(slices.Clone(s.timers.tasks), s.due.tasks...) {
+	for _, t := range slices.Concat(s.timers.tasks, s.due.tasks) {
 		if t.Reason == task.Suspect || t.Deaths >= 2 {
 			n[t.Subject.Kind()] = append(n[t.Subject.Kind()], t)
 		}
@@ -240,7 +240,7 @@ func (s *snapshot) heldBack() []Finding {
 		reason task.Reason
 	}
 	n, longest := map[group]uint64{}, map[group]time.Duration{}
-	for _, t := range append(slices.Clone(s.timers.tasks), s.due.tasks...) {
+	for _, t := range slices.Concat(s.timers.tasks, s.due.tasks) {
 		class, ok := s.fleet.Class(t.Subject.Class)
 		for _, w := range t.Waits {
 			g := group{t.Subject.Kind(), w.Reason}

@@ -197,13 +197,14 @@ func TestBreakerHoldsInOtherProcess(t *testing.T) {
 			}
 			until(t, 10*time.Second, "one process has made its calls", func() bool { return len(a.of("dead")) >= tt.calls })
 			opened := a.of("dead")[tt.calls-1].at
-			a.mend("dead")                                   // who does not know that it is open calls it all the time
-			for time.Since(opened) < 1500*time.Millisecond { // the other one goes on to be asked
+			a.mend("dead") // who does not know that it is open calls it all the time
+			well := 0
+			for ; time.Since(opened) < 1500*time.Millisecond || well < 50; well++ { // the other one goes on to be asked
 				c.call(t, task.Default, "dead")
 				c.call(t, task.Default, "well")
 				time.Sleep(10 * time.Millisecond)
 			}
-			until(t, 10*time.Second, "the other host is called", func() bool { return len(a.of("well")) > 50 })
+			until(t, 10*time.Second, "the other host is called", func() bool { return len(a.of("well")) == well })
 			held := time.Duration(0)
 			for _, call := range a.of("dead")[tt.calls:] {
 				if call.pid != c.p[1].PID() {

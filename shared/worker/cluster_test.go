@@ -37,6 +37,8 @@ type ride struct {
 	taken map[string]bool          // ids that were acknowledged to their publisher
 	runs  map[trace.SpanID]rideRun // by the span of the attempt
 	ended map[string]int           // runs that ended well, by id
+
+	over chan struct{} // closed when nothing is to sleep any longer
 }
 
 // rideRun is one run of a handler.
@@ -51,7 +53,7 @@ func newRide(t *testing.T, ackWait time.Duration) *ride {
 	t.Helper()
 	r := &ride{
 		c: natstest.StartCluster(t), spans: tracetest.NewSpanRecorder(),
-		taken: map[string]bool{}, runs: map[trace.SpanID]rideRun{}, ended: map[string]int{},
+		taken: map[string]bool{}, runs: map[trace.SpanID]rideRun{}, ended: map[string]int{}, over: make(chan struct{}),
 	}
 	r.js = r.c.Connect(t)
 	fleet := &streams.Fleet{
@@ -111,6 +113,7 @@ func (r *ride) handle(ctx context.Context, n note) error {
 	d, _ := time.ParseDuration(arg) // 0 without
 	select {
 	case <-time.After(d):
+	case <-r.over:
 	case <-ctx.Done():
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -285,7 +288,7 @@ func (r *ride) explain(t *testing.T) {
 	t.Logf("%d tasks acknowledged to their publishers, %d runs, %d of them extra", len(r.taken), n, extra)
 }
 
-// long publishes tasks that run through an election, over so long that their
+// long publishes tasks that run until r.over is closed, over so long that their
 // extensions are due at different times, and returns their ids.
 func (r *ride) long(t *testing.T) (ids []string) {
 	t.Helper()
@@ -294,7 +297,7 @@ func (r *ride) long(t *testing.T) (ids []string) {
 		t.Fatal(err)
 	}
 	for range 10 {
-		rc, err := c.Publish(t.Context(), note{Text: "sleep 15s"})
+		rc, err := c.Publish(t.Context(), note{Text: "sleep 1h"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -366,6 +369,7 @@ func TestNodeKilledUnderLoad(t *testing.T) {
 	r.c.Nodes[leader].Kill()
 	r.more(t, 500, 30*time.Second)
 	t.Logf("500 tasks have ended %v after the kill", time.Since(killed).Round(time.Millisecond))
+	close(r.over) // not before: there would be nobody to acknowledge them to
 	r.c.Nodes[leader].Restart(t)
 	r.c.Wait(t)
 	stop()

@@ -210,12 +210,12 @@ const (
 func Records(ctx context.Context, js jetstream.JetStream) ([]Record, error) {
 	var all []Record
 	var errs []error
-	for r, err := range values[Record](ctx, js, "pause.>") {
+	for e, err := range record.List[Record](ctx, bucket(js), "pause.>") {
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		all = append(all, r)
+		all = append(all, e.Value)
 	}
 	return all, errors.Join(errs...)
 }

@@ -77,6 +77,7 @@ const (
 	// the election of a leader.
 	AnnounceTTL = 30 * time.Second
 
+	ghostAfter  = 10 * AnnounceTTL // with room for clocks that differ
 	endLimit    = 3 * time.Second  // for deleting the entry: a process that ends does not wait long for that
 	deniedEvery = 10 * time.Minute // between tries at what the credentials do not allow
 )
@@ -167,12 +168,23 @@ func Remove(ctx context.Context, js jetstream.JetStream, service, instance strin
 // Processes returns the processes of the fleet, or of one service when service is
 // not "", those that spoke last at the end. An entry that cannot be read is an
 // error in its place. An error wrapping [record.ErrNoBucket] or [broker.ErrDenied] is the only
-// element.
+// element. An entry that was not renewed for five minutes by the broker's clock, and
+// is there all the same (see package record), is left out.
 func Processes(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Process, error] {
-	if service == "" {
-		return values[Process](ctx, js, "process.>")
+	filter := "process.>"
+	if service != "" {
+		filter = "process." + task.Token(service) + ".>"
 	}
-	return values[Process](ctx, js, "process."+task.Token(service)+".>")
+	return func(yield func(Process, error) bool) {
+		for e, err := range record.List[Process](ctx, bucket(js), filter) {
+			if err == nil && time.Since(e.Written) > ghostAfter {
+				continue
+			}
+			if !yield(e.Value, err) {
+				return
+			}
+		}
+	}
 }
 
 func processKey(service, instance string) (string, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/shared/record"
+	"github.com/droverhq/drover/shared/task"
 )
 
 // names are the instances that are listed, in their order.
@@ -235,4 +236,20 @@ func TestPermissionsOfAService(t *testing.T) {
 	if _, err := fleet.TakeTurn(t.Context(), user, "pdf", "A", time.Minute); !errors.Is(err, broker.ErrDenied) {
 		t.Errorf("TakeTurn() of another service = %v, want %v", err, broker.ErrDenied)
 	}
+}
+
+// An entry that the broker did not remove when its time was over is no process.
+func TestProcessBroughtBack(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js)
+		if _, err := js.Publish(t.Context(), "$KV."+task.FleetBucket+".process.email.A", []byte(`{"service":"email","instance":"A"}`)); err != nil { // without a time to live
+			t.Fatal(err)
+		}
+		want(t, js, "before it is old", "A")
+		time.Sleep(6 * time.Minute)
+		if err := fleet.Put(t.Context(), js, fleet.Process{Service: "email", Instance: "B"}); err != nil {
+			t.Fatal(err)
+		}
+		want(t, js, "after six minutes", "B")
+	})
 }

@@ -32,7 +32,8 @@ type holder struct {
 // when it is another's; and wrapping [record.ErrNoBucket] or [broker.ErrDenied].
 //
 // The turn is the holder's until [Turn.GiveBack], or for limit when it dies
-// before: longer than it may need to drain.
+// before: longer than it may need to drain. One that was taken three limits ago, by
+// the clocks of both, and is there all the same is nobody's (see package record).
 func TakeTurn(ctx context.Context, js jetstream.JetStream, service, instance string, limit time.Duration) (*Turn, error) {
 	t, err := takeTurn(ctx, js, service, instance, limit)
 	if err != nil {
@@ -40,6 +41,8 @@ func TakeTurn(ctx context.Context, js jetstream.JetStream, service, instance str
 	}
 	return t, nil
 }
+
+const ghostTurn = 3 // limits; two are a turn and its handover at most
 
 func takeTurn(ctx context.Context, js jetstream.JetStream, service, instance string, limit time.Duration) (*Turn, error) {
 	if err := task.CheckToken(service); err != nil {
@@ -51,7 +54,7 @@ func takeTurn(ctx context.Context, js jetstream.JetStream, service, instance str
 	if err != nil {
 		return nil, err
 	}
-	if has != (holder{}) {
+	if has != (holder{}) && time.Since(has.Since) < ghostTurn*limit {
 		return nil, fmt.Errorf("%w: %s, since %s", ErrTaken, has.Instance, has.Since.Format(time.RFC3339))
 	}
 	t.revision, err = t.bucket.Put(ctx, t.key, t.holder, limit, last)

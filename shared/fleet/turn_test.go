@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/natstest"
+	"github.com/droverhq/drover/shared/task"
 )
 
 // Of many that want the turn of a service one gets it, and the others learn who.
@@ -92,6 +94,25 @@ func TestTurn(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if n := messages(t, js); n != 0 {
 			t.Errorf("the bucket still holds %d messages", n)
+		}
+	})
+}
+
+// A turn that the broker did not remove when its time was over is nobody's.
+func TestTurnBroughtBack(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js)
+		if _, err := js.Publish(t.Context(), "$KV."+task.FleetBucket+".recycle.email",
+			fmt.Appendf(nil, `{"instance":"A","since":%q}`, time.Now().UTC().Format(time.RFC3339Nano))); err != nil { // without a time to live
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := fleet.TakeTurn(t.Context(), js, "email", "B", time.Minute); !errors.Is(err, fleet.ErrTaken) {
+			t.Errorf("TakeTurn() = %v, want %v", err, fleet.ErrTaken)
+		}
+		time.Sleep(time.Minute)
+		if _, err := fleet.TakeTurn(t.Context(), js, "email", "B", time.Minute); err != nil {
+			t.Errorf("TakeTurn() = %v, want the turn of A to be over", err)
 		}
 	})
 }

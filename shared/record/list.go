@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -11,8 +12,9 @@ import (
 
 // Entry is a record as it stands in a bucket.
 type Entry[T any] struct {
-	Key   string
-	Value T
+	Key     string
+	Value   T
+	Written time.Time // by the broker's clock
 }
 
 // List yields the records whose keys match a filter, in the order of writing. What
@@ -32,7 +34,7 @@ func List[T any](ctx context.Context, b Bucket, filter string) iter.Seq2[Entry[T
 				yield(Entry[T]{}, err)
 				return
 			}
-			out := Entry[T]{Key: e.Key()}
+			out := Entry[T]{Key: e.Key(), Written: e.Created()}
 			if err = b.decode(e.Key(), e.Value(), &out.Value); err != nil {
 				out.Value = *new(T)
 			}

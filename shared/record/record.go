@@ -9,6 +9,12 @@
 // reads again soon finds what is there. A record that has expired, or was deleted,
 // leaves a sequence behind, over which the next is written.
 //
+// That a record is there does not mean that its time is not over: a nats-server 2.15
+// that is killed after it had been stopped in good order brings back records that
+// expired or were deleted before, and never removes them (TestKilledBrokerBringsBack).
+// Who acts on a record's being there has to see how old it is, or whether it is still
+// renewed.
+//
 // Nothing waits for a connection: while there is none every call fails at once, so
 // that nothing is written later than its caller believes.
 //

@@ -179,3 +179,59 @@ func TestAway(t *testing.T) {
 		}
 	}
 }
+
+// What expired, and what was deleted, is there again for good once a broker that was
+// stopped in good order is killed. When this fails, nats-server has mended it, and
+// what guards against it can go.
+func TestKilledBrokerBringsBack(t *testing.T) {
+	t.Parallel()
+	broker := natstest.StartBroker(t)
+	js := broker.Connect(t)
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: name, LimitMarkerTTL: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := record.In(js, name)
+	keys := func() (out []string) {
+		for e, err := range record.List[note](t.Context(), b, ">") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, e.Key)
+		}
+		return out
+	}
+	messages := func() uint64 {
+		s, err := js.Stream(t.Context(), "KV_"+name)
+		if err != nil {
+			return 0 // it has been restarted
+		}
+		return s.CachedInfo().State.Msgs
+	}
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not after 20 s: %v", what, keys())
+			}
+		}
+	}
+	put(t, b, "stays", "", time.Hour, record.Any)
+	put(t, b, "expires", "", time.Second, record.Any)
+	put(t, b, "deleted", "", time.Minute, record.Any)
+	if err := kv.Purge(t.Context(), "deleted", jetstream.PurgeTTL(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	until("only one is left, and no marker", func() bool { return messages() == 1 })
+	broker.Stop()
+	broker.Restart(t)
+	until("it is there after a restart", func() bool { return messages() == 1 })
+	put(t, b, "later", "", time.Hour, record.Any) // so that what it wrote when it stopped is not all
+	broker.Kill()
+	broker.Restart(t)
+	until("the broker answers", func() bool { return messages() > 0 })
+	time.Sleep(3 * time.Second) // in which it would remove what is over
+	if diff := cmp.Diff([]string{"stays", "expires", "deleted", "later"}, keys()); diff != "" {
+		t.Errorf("a killed broker has other records than it had (-want +got):\n%s", diff)
+	}
+}

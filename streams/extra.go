@@ -27,7 +27,9 @@ func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.
 		Object: "consumer " + id, Action: Extra, Note: "not in the fleet; when nothing uses it, remove it",
 		Do: []string{"nats consumer rm " + info.Stream + " " + info.Name},
 	}
-	if info.Stream == task.RetryStream {
+	if info.NumWaiting > 0 {
+		c.use(info.Name)
+	} else if info.Stream == task.RetryStream {
 		n := info.NumPending + uint64(info.NumAckPending)
 		if lane, ok := strings.CutPrefix(info.Config.FilterSubject, "retry.ready."); ok {
 			waiting, err := tally(ctx, p.js, task.RetryStream, "retry.wait."+lane, 0)
@@ -47,6 +49,14 @@ func (p *planner) extraConsumer(ctx context.Context, id string, info *jetstream.
 	}
 	p.add(step{Change: c})
 	return nil
+}
+
+// use refuses to take away what workers ask for tasks through. When it is idle nothing
+// else shows that somebody applies the file of another fleet, or an old one.
+func (c *Change) use(consumer string) {
+	c.Action = Refuse
+	c.Note = "workers take tasks through " + consumer + ", which this fleet file does not have: apply the file that has it, or stop them first"
+	c.Do = []string{"drover ps    # which workers there are", "drover lanes    # with the fleet file that has it, until PULLS is 0"}
 }
 
 // extraStreams reports streams of classes that the fleet does not name, or that
@@ -77,6 +87,15 @@ func (p *planner) extraStreams(ctx context.Context) error {
 			c.Action = Refuse
 			c.Note = messages(n) + " would be left without a worker: keep its services in the fleet until their lanes are empty, or discard them"
 			c.Do = []string{drain(name), "nats stream purge " + name + "    # or discards them"}
+		}
+		lister := s.ListConsumers(ctx)
+		for info := range lister.Info() {
+			if info.NumWaiting > 0 {
+				c.use(info.Name)
+			}
+		}
+		if err := lister.Err(); err != nil {
+			return fmt.Errorf("list consumers of stream %s: %w", name, err)
 		}
 		p.add(step{Change: c})
 	}

@@ -224,6 +224,62 @@ func TestApplyRemovedService(t *testing.T) {
 	}
 }
 
+// A service whose workers are idle is not let go while they ask for tasks: it could
+// be the wrong file.
+func TestApplyRefusesWhileWorkersPull(t *testing.T) {
+	t.Parallel()
+	both := func(class task.Class) *streams.Fleet {
+		return with(func(f *streams.Fleet) {
+			slow := f.Classes[0]
+			slow.Name = task.Slow
+			f.Classes = append(f.Classes, slow)
+			f.Services = append(f.Services, streams.Service{Name: "sms", Classes: []task.Class{class}})
+		})
+	}
+	for name, tt := range map[string]struct {
+		class            task.Class
+		stream, consumer string
+		want             string
+	}{
+		"a lane of a class":  {task.Urgent, "TASKS_URGENT", "sms", "consumer TASKS_URGENT/sms"},
+		"a lane of retries":  {task.Urgent, "RETRY", "urgent-sms", "consumer RETRY/urgent-sms"},
+		"all lanes of class": {task.Slow, "TASKS_SLOW", "sms", "stream TASKS_SLOW"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js := natstest.JetStream(t)
+			apply(t, js, both(tt.class))
+			pull := js.Conn().NewInbox()
+			asks, err := js.Conn().SubscribeSync(pull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := js.Conn().PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+tt.stream+"."+tt.consumer, pull, []byte(`{"batch":1,"expires":60000000000}`)); err != nil {
+				t.Fatal(err)
+			}
+			changes, err := streams.Plan(t.Context(), js, small())
+			if !errors.Is(err, streams.ErrRefused) {
+				t.Fatalf("Plan while a worker asks = %v, want %v; changes %q", err, streams.ErrRefused, texts(changes))
+			}
+			if !slices.ContainsFunc(texts(changes), func(s string) bool {
+				return strings.HasPrefix(s, "refuse "+tt.want+": workers take tasks through "+tt.consumer)
+			}) {
+				t.Errorf("changes %q, want %s refused", texts(changes), tt.want)
+			}
+			if err := asks.Unsubscribe(); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				if _, err := streams.Apply(t.Context(), js, small()); err == nil {
+					return
+				} else if time.Now().After(deadline) {
+					t.Fatalf("Apply once no worker asks = %v", err)
+				}
+			}
+		})
+	}
+}
+
 func TestApplyReportsExtraStream(t *testing.T) {
 	t.Parallel()
 	js := natstest.JetStream(t)

@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/breaker"
 	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/ratelimit"
 	"github.com/droverhq/drover/shared/retry"
@@ -318,28 +318,74 @@ func TestPutOff(t *testing.T) {
 	says(t, first(t, f.examine(), "put-off", "webhook.deliver"), "7 tasks in RETRY are put off", "without burning attempts")
 }
 
-// What a breaker, a rate limit or a cap holds back for longer than it should wait is
-// said, with where to look.
+// A destination is dead behind a breaker: that few of its tasks are tried, and that
+// most of them could wait for an hour, makes it no better.
+func TestBreakerOpen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, small())
+	now := time.Now()
+	for i := range 9 {
+		st := task.State{
+			Subject: task.Subject{Class: task.Default, Service: "webhook", Action: "deliver"}, ID: strconv.Itoa(i), Reason: task.Circuit,
+			EnqueuedAt: now, Waits: []task.Wait{{Reason: task.Circuit, Times: 3, First: now.Add(-2 * time.Minute), Last: now}},
+		}
+		if i < 5 { // which opened it
+			st.Attempt, st.Errors = 1, []task.Failure{{Attempt: 1, At: now.Add(-3 * time.Minute), Error: "https://api.example.com: answered 503"}}
+		}
+		f.park(st, now.Add(time.Hour))
+	}
+	r := f.examine()
+	says(t, first(t, r, "destination", "api.example.com"), "answers 503")
+	says(t, r.Findings[1], "webhook.deliver waits until a destination can be called again",
+		"9 tasks in RETRY are held back because its breaker is open, the first for 2m", "drover breakers")
+	for _, found := range r.Findings {
+		if found.Severity != doctor.Failing {
+			t.Errorf("%s is %s, want %s", found.Name, found.Severity, doctor.Failing)
+		}
+	}
+}
+
+// One letter of a kind is for the morning; five are for now.
+func TestFewDeadLetters(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]doctor.Severity{1: doctor.Slow, 5: doctor.Failing} {
+		for _, reason := range []task.Reason{task.Permanent, task.Undecodable, task.UnknownKind, task.Expired} {
+			t.Run(fmt.Sprint(n, " ", reason), func(t *testing.T) {
+				t.Parallel()
+				f := newFleet(t, small())
+				for i := range n {
+					f.bury(task.State{
+						Subject: task.Subject{Class: task.Default, Service: "webhook", Action: "deliver"}, ID: strconv.Itoa(i), Attempt: 1,
+						DiedAt: time.Now(), Reason: reason, Errors: []task.Failure{{Attempt: 1, At: time.Now(), Error: "no such column"}},
+					}, nil)
+				}
+				for _, found := range f.examine().Findings {
+					if found.Severity != want {
+						t.Errorf("%s is %s, want %s", found.Name, found.Severity, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+// What a rate limit or a cap holds back for longer than it should wait is said, with where to
+// look.
 func TestHeldBack(t *testing.T) {
 	t.Parallel()
 	one := func(hook) string { return "acme" }
 	for _, tt := range []struct {
 		name   string
-		err    error
 		option worker.HandlerOption
 		says   []string
 	}{
 		{
-			"breaker-open", errors.New("https://api.example.com: answered 503"), worker.Breaker(breaker.Policy{Failures: 1, Open: time.Hour}, one),
-			[]string{"waits until a destination can be called again", "tasks in RETRY are held back because its breaker is open, for up to ", "drover breakers"},
+			"rate-limit", worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, one),
+			[]string{"comes faster than its rate limit lets it run", "tasks in RETRY are held back because of its rate limit, the first for ", "drover limits --waiting"},
 		},
 		{
-			"rate-limit", nil, worker.RateLimit(ratelimit.Policy{Limit: 1, Per: time.Hour}, one),
-			[]string{"comes faster than its rate limit lets it run", "tasks in RETRY are held back because of its rate limit, for up to ", "drover limits --waiting"},
-		},
-		{
-			"cap", nil, worker.Cap("db", 1),
-			[]string{"waits for a resource whose permits are all in use", "tasks in RETRY are held back because of its cap, for up to ", "drover caps"},
+			"cap", worker.Cap("db", 1),
+			[]string{"waits for a resource whose permits are all in use", "tasks in RETRY are held back because of its cap, the first for ", "drover caps"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -351,7 +397,7 @@ func TestHeldBack(t *testing.T) {
 						<-ctx.Done()
 						return context.Cause(ctx)
 					}
-					return tt.err
+					return nil
 				}, tt.option)
 			})
 			f.publish(9, hook{})

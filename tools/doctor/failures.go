@@ -46,7 +46,7 @@ func (s *snapshot) failures() []failure {
 		out = append(out, f)
 	}
 	for _, t := range s.timers.tasks {
-		if t.Reason == task.Retried {
+		if t.Reason == task.Retried || t.Reason == task.Circuit { // which it failed into, if it has failed
 			add(t, false)
 		}
 	}

@@ -252,6 +252,17 @@ func (f *fleet) bury(s task.State, body []byte) {
 	}
 }
 
+// park puts a task on a timer of the broker.
+func (f *fleet) park(s task.State, until time.Time) {
+	f.tb.Helper()
+	h := s.Header(nil)
+	h.Set(task.HeaderSchedule, "@at "+until.UTC().Format(time.RFC3339Nano))
+	h.Set(task.HeaderScheduleTarget, s.Subject.RetryReady(s.ID))
+	if _, err := f.js.PublishMsg(f.tb.Context(), &nats.Msg{Subject: s.Subject.RetryWait(s.ID), Header: h}); err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
 // fails is a handler whose destination does not work.
 func fails(text string) func(*worker.Worker) {
 	return func(w *worker.Worker) {

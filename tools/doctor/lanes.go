@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ func lookLanes(s *snapshot) ([]Finding, Check) {
 	var out []Finding
 	var depth uint64
 	read, held := 0, 0
+	paused := map[string][]*laneState{} // by service
 	for _, l := range s.lanes {
 		if l.second == nil {
 			continue
@@ -24,12 +26,17 @@ func lookLanes(s *snapshot) ([]Finding, Check) {
 		read++
 		depth += l.second.NumPending
 		held += l.second.NumAckPending
-		if f, ok := s.lane(l); ok {
+		if l.second.Paused {
+			paused[l.want.Service] = append(paused[l.want.Service], l)
+		} else if f, ok := s.lane(l); ok {
 			out = append(out, f)
 		}
 		if n := min(l.first.NumRedelivered, l.second.NumRedelivered); n >= manyAgain {
 			out = append(out, s.redelivered(l, n))
 		}
+	}
+	for _, service := range slices.Sorted(maps.Keys(paused)) {
+		out = append(out, s.paused(service, paused[service]))
 	}
 	if read == 0 {
 		return nil, skip("no consumer could be read")
@@ -49,8 +56,6 @@ func (s *snapshot) lane(l *laneState) (Finding, bool) {
 	stalled := l.part(func(p *laneState) bool { return p.depth() > 0 && min(p.first.NumWaiting, p.second.NumWaiting) > 0 })
 	asking := l.part(func(p *laneState) bool { return p.depth() > 0 && p.second.NumWaiting > 0 })
 	switch {
-	case l.second.Paused:
-		return s.paused(l), true
 	case l.depth() == 0:
 		// Tasks whose worker died wait for somebody to ask, and look like running ones.
 		if held > 0 && stands && !s.alive(l.want.Service) && delivered && idle > 2*l.class.AckWait {
@@ -99,16 +104,34 @@ func (s *snapshot) stalled(l *laneState) Finding {
 			"look at the log of nats-server for "+l.want.Stream)
 }
 
-func (s *snapshot) paused(l *laneState) Finding {
-	f := find("lane-paused", l.name(), fmt.Sprintf("%s is paused", l.name()), l.second.NumPending).seen(l.figures())
-	if until := l.second.Config.PauseUntil; until != nil {
-		f = f.seen(fmt.Sprintf("until %s, in %v", until.UTC().Format(time.RFC3339), l.second.PauseRemaining.Round(time.Second)))
+// paused is what is paused of one service: lanes of one class, or of several.
+func (s *snapshot) paused(service string, lanes []*laneState) Finding {
+	var shares, ends, why []string
+	waiting := uint64(0)
+	add := func(to *[]string, text string) {
+		if !slices.Contains(*to, text) {
+			*to = append(*to, text)
+		}
 	}
-	if p, ok := s.presence.pause(l.want.Class, l.want.Service); ok {
-		f = f.seen(fmt.Sprintf("paused by %s at %s: %s (bucket FLEET)", plain(cmp.Or(p.By, "somebody")), p.At.UTC().Format(time.RFC3339), plain(cmp.Or(p.Reason, "no reason given"))))
+	for _, l := range lanes {
+		add(&shares, fmt.Sprintf("%s/%s", l.want.Class, service))
+		waiting += l.second.NumPending
+		if until := l.second.Config.PauseUntil; until != nil {
+			add(&ends, fmt.Sprintf("until %s, in %v", until.UTC().Format(time.RFC3339), l.second.PauseRemaining.Round(time.Second)))
+		}
+		if p, ok := s.presence.pause(l.want.Class, service); ok {
+			add(&why, fmt.Sprintf("paused by %s at %s: %s (bucket FLEET)", plain(cmp.Or(p.By, "somebody")), p.At.UTC().Format(time.RFC3339), plain(cmp.Or(p.Reason, "no reason given"))))
+		}
 	}
-	return f.follows("Its tasks wait until it is resumed; so does one whose worker dies meanwhile.").
-		remedy(fmt.Sprintf("drover resume %s/%s", l.want.Class, l.want.Service))
+	f := find("lane-paused", head(shares, 3), strings.Join(shares, ", ")+verb(len(shares), " is", " are")+" paused", waiting)
+	for _, l := range lanes {
+		if l.second.NumPending > 0 || len(lanes) == 1 {
+			f = f.seen(l.figures())
+		}
+	}
+	return f.seen(ends...).seen(why...).
+		follows("Their tasks wait until they are resumed; so does one whose worker dies meanwhile.").
+		remedy("drover resume " + strings.Join(shares, " "))
 }
 
 func (s *snapshot) limited(l *laneState) Finding {

@@ -83,6 +83,7 @@ var rules = []rule{
 	{"body-missing", Failing},
 	{"network", Failing},
 	{"destination", Failing},
+	{"breaker-open", Failing},
 	{"tasks-fail", Failing},
 	{"expired", Failing},
 	{"timers-stuck", Failing},
@@ -97,7 +98,6 @@ var rules = []rule{
 	{"lane-behind", Slow},
 	{"lane-redelivered", Slow},
 	{"put-off", Slow},
-	{"breaker-open", Slow},
 	{"rate-limit", Slow},
 	{"cap", Slow},
 
@@ -119,6 +119,14 @@ func find(name, object, wrong string, count uint64) Finding {
 	f := Finding{Name: name, Object: object, Wrong: wrong, Count: count}
 	if i < len(rules) {
 		f.Severity = rules[i].severity
+	}
+	return f
+}
+
+// few makes what is no more than an accident something for the morning.
+func (f Finding) few() Finding {
+	if f.Severity == Failing && f.Count < manyFail {
+		f.Severity = Slow
 	}
 	return f
 }

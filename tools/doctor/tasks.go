@@ -82,13 +82,16 @@ func lookTasks(s *snapshot) ([]Finding, Check) {
 	var out []Finding
 	for _, d := range buried(now) {
 		if f, ok := s.died(d); ok {
+			if d.reason != task.CrashLoop { // each of which has ended several processes
+				f = f.few()
+			}
 			out = append(out, f)
 		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(all), func(f failure) bool { return explained[place(f.task)] })
 	for _, g := range by(rest, kindOf) {
 		if len(g.all) >= manyFail || g.count(isDead) > 0 {
-			out = append(out, s.fails(g))
+			out = append(out, s.fails(g).few())
 		}
 	}
 	out = append(out, s.deathsUnderway()...)
@@ -213,22 +216,33 @@ func (s *snapshot) putOff() []Finding {
 	return out
 }
 
-// holders are what holds tasks back on purpose, by the reason of their last move.
-var holders = map[task.Reason]struct{ name, wrong, seen, follows, look, mend string }{
+// holder is what holds tasks back on purpose.
+type holder struct {
+	name, wrong, seen, follows, look, mend string
+
+	after time.Duration // from which on it is too long; 0 for the objective of the class
+}
+
+// holders are by the reason of their tasks' last move.
+var holders = map[task.Reason]holder{
 	task.Circuit: {
-		"breaker-open", "%s waits until a destination can be called again", "because its breaker is open",
-		"They go out spread once a probe succeeds, without having burnt attempts; those of other destinations go on.",
-		"drover breakers   # which, since when, and what it answered", "see to the destination; its probes find out when it is well",
+		name: "breaker-open", wrong: "%s waits until a destination can be called again", seen: "because its breaker is open",
+		follows: "They go out spread once a probe succeeds, without having burnt attempts; those of other destinations go on.",
+		look:    "drover breakers   # which, since when, and what it answered",
+		mend:    "see to the destination; its probes find out when it is well",
+		after:   time.Minute, // whatever its tasks can wait for: who is called is down
 	},
 	task.Limited: {
-		"rate-limit", "%s comes faster than its rate limit lets it run", "because of its rate limit",
-		"They run as the limit allows, without burning attempts; if more come than it allows, they wait longer and longer.",
-		"drover limits --waiting   # which keys, and how many tasks are in line", "publish less, or raise the limit where its handler is registered",
+		name: "rate-limit", wrong: "%s comes faster than its rate limit lets it run", seen: "because of its rate limit",
+		follows: "They run as the limit allows, without burning attempts; if more come than it allows, they wait longer and longer.",
+		look:    "drover limits --waiting   # which keys, and how many tasks are in line",
+		mend:    "publish less, or raise the limit where its handler is registered",
 	},
 	task.Cap: {
-		"cap", "%s waits for a resource whose permits are all in use", "because of its cap",
-		"They run when a permit is free, without burning attempts.",
-		"drover caps   # which resource, and who holds its permits", "see what holds permits for so long, or raise the cap where its handlers are registered",
+		name: "cap", wrong: "%s waits for a resource whose permits are all in use", seen: "because of its cap",
+		follows: "They run when a permit is free, without burning attempts.",
+		look:    "drover caps   # which resource, and who holds its permits",
+		mend:    "see what holds permits for so long, or raise the cap where its handlers are registered",
 	},
 }
 
@@ -241,10 +255,14 @@ func (s *snapshot) heldBack() []Finding {
 	}
 	n, longest := map[group]uint64{}, map[group]time.Duration{}
 	for _, t := range slices.Concat(s.timers.tasks, s.due.tasks) {
-		class, ok := s.fleet.Class(t.Subject.Class)
+		h, held := holders[t.Reason]
+		class, known := s.fleet.Class(t.Subject.Class)
+		if !held || !known {
+			continue
+		}
 		for _, w := range t.Waits {
 			g := group{t.Subject.Kind(), w.Reason}
-			if waits := s.now.Sub(w.First); ok && w.Reason == t.Reason && waits > class.WaitObjective {
+			if waits := s.now.Sub(w.First); w.Reason == t.Reason && waits > cmp.Or(h.after, class.WaitObjective) {
 				n[g]++
 				longest[g] = max(longest[g], waits)
 			}
@@ -252,12 +270,12 @@ func (s *snapshot) heldBack() []Finding {
 	}
 	var out []Finding
 	for g, count := range n {
-		h, ok := holders[g.reason]
-		if !ok || count < manyFail {
+		if count < manyFail {
 			continue
 		}
+		h := holders[g.reason]
 		out = append(out, find(h.name, g.kind, fmt.Sprintf(h.wrong, g.kind), count).
-			seen(fmt.Sprintf("%s in RETRY %s held back %s, for up to %v (%v looked at)", tasks(count), verb(int(count), "is", "are"), h.seen, longest[g].Round(time.Second), s.timers)).
+			seen(fmt.Sprintf("%s in RETRY %s held back %s, the first for %v now (%v looked at)", tasks(count), verb(int(count), "is", "are"), h.seen, longest[g].Round(time.Second), s.timers)).
 			follows(h.follows).remedy(h.look, h.mend))
 	}
 	return out

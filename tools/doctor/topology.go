@@ -111,9 +111,9 @@ func (s *snapshot) differs(c streams.Change) Finding {
 			follows = h
 		}
 	}
-	if service, ok := s.stops(c.Object); ok {
+	if services := s.stops(c.Object); len(services) > 0 {
 		name = "topology-broken"
-		follows += " Processes of " + service + " refuse to start."
+		follows += " Processes of " + strings.Join(services, ", ") + " refuse to start."
 	}
 	f := find(name, c.Object, c.Object+" is not as the fleet file wants it", 1)
 	if len(c.Fields) == 1 {
@@ -122,7 +122,7 @@ func (s *snapshot) differs(c streams.Change) Finding {
 	f = f.seen(seen...).follows(follows)
 	if c.Action == streams.Refuse {
 		if len(seen) == 0 {
-			f = f.seen(c.Note)
+			f = f.seen(c.Note).follows("`drover streams apply` changes nothing as long as it is in the way.")
 			f.Wrong = c.Object + " is in the way of the fleet file"
 		}
 		return f.remedy(append(slices.Clone(c.Do), "drover streams apply   # "+plain(c.Note))...)
@@ -130,14 +130,14 @@ func (s *snapshot) differs(c streams.Change) Finding {
 	return f.remedy("drover streams apply", "or put what the broker has into the fleet file, if that is meant")
 }
 
-// stops returns a service that would refuse to start because of object.
-func (s *snapshot) stops(object string) (string, bool) {
+// stops returns the services that would refuse to start because of object.
+func (s *snapshot) stops(object string) (services []string) {
 	for _, service := range s.fleet.Services {
 		if err := s.unfit[service.Name]; err != nil && strings.Contains(err.Error(), object+":") {
-			return service.Name, true
+			services = append(services, service.Name)
 		}
 	}
-	return "", false
+	return services
 }
 
 // leases are ack-waits that the fleet file has allowed to be too short.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
@@ -80,6 +81,8 @@ func TestPutAndGet(t *testing.T) {
 	t.Parallel()
 	js := natstest.JetStream(t)
 	store := bucket(t, js)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // without one nats.go reads for 5 s
+	defer cancel()
 	const chunk = 128 << 10
 	for _, n := range []int{0, 1, chunk - 1, chunk, chunk + 1, 5*chunk + 7, task.MaxBody} {
 		body := random(n)
@@ -90,7 +93,7 @@ func TestPutAndGet(t *testing.T) {
 		if got, err := bodies.Get(t.Context(), js, o.Name); err != nil || !bytes.Equal(got, body) {
 			t.Errorf("Get = %d bytes, %v, want the %d that were put", len(got), err, n)
 		}
-		if got, err := store.GetBytes(t.Context(), o.Name); err != nil || !bytes.Equal(got, body) {
+		if got, err := store.GetBytes(ctx, o.Name); err != nil || !bytes.Equal(got, body) {
 			t.Errorf("nats.go reads %d bytes, %v, want %d", len(got), err, n)
 		}
 		theirs := fmt.Sprintf("theirs of %d", n)

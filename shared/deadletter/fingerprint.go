@@ -10,8 +10,8 @@ import (
 // Fingerprint names the kind of death that l died: letters with one fingerprint
 // have the same kind, class and reason, and a last error of the same wording. What
 // differs from task to task in a text makes no other kind of death: numbers, ids,
-// times, addresses, and whatever is quoted. A reply code that is named as one
-// ("answered 503", "status 404") does make one.
+// times, addresses, whatever is quoted, and what an isolated task printed. A reply
+// code that is named as one ("answered 503", "status 404") does make one.
 //
 // It is 12 characters of 0-9 and a-f, the same in every process and version that
 // words its errors alike. It is meant for grouping and is no secret: an error that
@@ -30,8 +30,8 @@ const maxWording = 256 // bytes: what follows is most often a quotation that was
 // wording is what stays of an error's text when all is taken out that differs
 // from task to task.
 func wording(text string) string {
-	if i := strings.Index(text, "\ngoroutine "); i >= 0 { // the stack of a panic
-		text = text[:i]
+	for _, own := range []string{"\ngoroutine ", "; the last of its output: "} { // the stack of a panic; what an isolated task printed
+		text, _, _ = strings.Cut(text, own)
 	}
 	text = varying.ReplaceAllStringFunc(text, generic)
 	text = several.ReplaceAllString(text, "#")

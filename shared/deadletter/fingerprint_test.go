@@ -44,6 +44,10 @@ func TestFingerprintSame(t *testing.T) {
 		{"names that are looked up", "lookup a.example.com: no such host", "lookup b-c.example.org: no such host"},
 		{"URLs", "deliver webhook to https://a.example.com: gone", "deliver webhook to http://b.example.org:80/x?y=z: gone"},
 		{"times", "expired 2026-01-02T03:04:05.678Z ago", "expired 2027-11-12 13:14:15+01:00 ago"},
+		{
+			"what an isolated task printed", "killed: it used up its processor time of 2s; the last of its output: page 7",
+			"killed: it used up its processor time of 2s; the last of its output: no such page",
+		},
 		{"the stack of a panic", "panic: nil map\ngoroutine 7 [running]:\nmain.a()", "panic: nil map\ngoroutine 9 [running]:\nmain.b()"},
 		{"spaces", "a  b\n\tc", "a b c"},
 	}

@@ -318,7 +318,7 @@ func (c *child) end(begun bool) *endError {
 	case c.group != nil && c.group.oom:
 		e = &endError{endOOM, "the machine or the container was out of memory, and not the task at a cap of its own"}
 	case crashed && c.limits.memory > 0 && c.output.oom():
-		return &endError{endOOM, fmt.Sprintf("it reached its memory cap of %s (%s)", size(c.limits.memory), c.output.fatal)}
+		return &endError{endOOM, fmt.Sprintf("it reached its memory cap of %s", size(c.limits.memory))}
 	case killed && c.limits.cpu > 0 && state.UserTime()+state.SystemTime() >= c.limits.cpu/4*3: // the kernel's two clocks of it differ
 		e = &endError{endKilled, fmt.Sprintf("it used up its processor time of %v", c.limits.cpu)}
 	case killed:

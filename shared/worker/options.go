@@ -179,8 +179,10 @@ func LeakLimit(n int) Option {
 	})
 }
 
-// Logger is where the worker reports changes of its state; nothing is logged per
-// task above debug. The default is slog.Default().
+// Logger is where the worker reports changes of its state, and tasks that do not go
+// well: a dead letter as an error, a failed attempt as a warning, with the text of the
+// failure. What waits without an attempt is logged for debugging, and a task that is
+// done is not logged. The default is slog.Default().
 func Logger(l *slog.Logger) Option {
 	return option(func(c *config) error { c.log = l; return nil })
 }

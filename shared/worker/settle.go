@@ -188,8 +188,36 @@ func (l *lane) move(d *delivery, v verdict) bool {
 		return false
 	}
 	l.w.metrics.moved(l, &d.run, v)
+	l.tell(d, v)
 	l.confirm(d)
 	return true
+}
+
+// tell logs a move: a death as an error, a failed attempt as a warning, and what waits
+// without an attempt for who debugs.
+func (l *lane) tell(d *delivery, v verdict) {
+	level, text := slog.LevelDebug, "task waits"
+	switch {
+	case v.outcome == dead:
+		level, text = slog.LevelError, "task is dead"
+	case v.reason == task.Retried || v.reason == task.Suspect:
+		level, text = slog.LevelWarn, "attempt failed: the task runs again"
+	}
+	if !l.w.log.Enabled(d.run.ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String(telemetry.TaskKind, d.task.Kind), slog.String(telemetry.TaskID, d.task.ID),
+		slog.String(telemetry.TaskClass, string(l.class.Name)), slog.Int(telemetry.TaskAttempt, d.task.Attempt+1),
+		slog.String(telemetry.TaskReason, string(v.reason)),
+	}
+	if v.delay > 0 {
+		attrs = append(attrs, slog.Duration("delay", v.delay))
+	}
+	if v.err != nil {
+		attrs = append(attrs, slog.Any("error", v.err))
+	}
+	l.w.log.LogAttrs(d.run.ctx, level, text, attrs...)
 }
 
 var moveSpans = map[outcome]string{again: "retry ", dead: "dead "}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -25,6 +26,47 @@ import (
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/shared/worker"
 )
+
+// A failed attempt is logged as a warning and a death as an error, with what a person
+// needs to find the task; a task that goes well is not logged.
+func TestFailuresAreLogged(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T, js jetstream.JetStream) {
+		topology(t, js, ackWait)
+		var log bytes.Buffer
+		_, stop := start(t, js, func(w *worker.Worker) {
+			worker.Handle(w, func(_ context.Context, n note) error {
+				if n.Text == "bad" {
+					return errors.New("no such column")
+				}
+				return nil
+			}, worker.Retry(retry.Policy{Attempts: 2, Base: time.Minute, Cap: time.Minute}))
+		}, worker.Logger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == "delay" { // which has jitter
+				return slog.Attr{}
+			}
+			return a
+		}}))))
+		publish(t, js, "a", note{Text: "bad"})
+		publish(t, js, "b", note{Text: "good"})
+		time.Sleep(5 * time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "task.id") {
+				got = append(got, strings.TrimSpace(line))
+			}
+		}
+		want := []string{
+			`level=WARN msg="attempt failed: the task runs again" task.kind=test.note task.id=a task.class=default task.attempt=1 task.reason=retry error="no such column"`,
+			`level=ERROR msg="task is dead" task.kind=test.note task.id=a task.class=default task.attempt=2 task.reason=failed error="no such column"`,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("log (-want +got):\n%s", diff)
+		}
+	})
+}
 
 // A task whose handler fails once runs again when its backoff is over, and then
 // is gone from everywhere.

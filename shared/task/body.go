@@ -93,7 +93,7 @@ func Unmarshal(body []byte, v any) (err error) {
 	}
 	d.dec.Reset(&d.in)
 	if err := d.dec.Decode(v); err != nil {
-		return fmt.Errorf("%w: decode into %T: %w", ErrBadBody, v, err)
+		return fmt.Errorf("%w: decode into %T: %s%w", ErrBadBody, v, misfit(body, d.in.at), err)
 	}
 	d.in.body = nil
 	if len(body) <= maxPooled {

@@ -99,7 +99,11 @@ func TestUnmarshalRefuses(t *testing.T) {
 		want string
 	}{
 		{"bomb", raw(t, "df ffffffff"), new(any), "byte 0: 0xdf of 4294967295 items"},
-		{"other type", raw(t, "81 a3 6b6579 90"), new(resize), "decode into *task_test.resize"},
+		{"other type", raw(t, "81 a3 6b6579 90"), new(resize), `decode into *task_test.resize: field "key" holds an array: msgpack`},
+		{"other type of the second", raw(t, "82 a3 6b6579 a1 61 a5 7769647468 a1 62"), new(resize), `field "width" holds a string: msgpack`},
+		{"other type within", raw(t, "81 a1 6d 81 a1 61 c3"), new(struct {
+			M map[string]string `msgpack:"m"`
+		}), `field "m" holds a map: msgpack`},
 		{"panic", raw(t, "81 a1 53 a1 61"), new(struct{ S fmt.Stringer }), "panic: reflect.Set"},
 		{"nil time", raw(t, "81 a2 6174 c0"), new(resize), "nil for a field of a type that has none"},
 		{"not a map", raw(t, "80"), new([]int), "decode into *[]int"},

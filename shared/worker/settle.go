@@ -217,7 +217,7 @@ func (l *lane) tell(d *delivery, v verdict) {
 	if v.err != nil {
 		attrs = append(attrs, slog.Any("error", v.err))
 	}
-	l.w.log.LogAttrs(d.run.ctx, level, text, attrs...)
+	l.w.log.LogAttrs(d.run.ctx, level, text, attrs...) //nolint:sloglint // it is one of three
 }
 
 var moveSpans = map[outcome]string{again: "retry ", dead: "dead "}

@@ -21,11 +21,14 @@ type process struct {
 	name    string
 	log     *logFile
 	ready   chan struct{} // closed when it is ready for the first time
+	down    chan struct{} // closed when it stays down
 
-	mu    sync.Mutex
-	state Process
-	last  string // line that it wrote last
-	blame string // line of this life that says why it ends; "" when there is none
+	mu      sync.Mutex
+	state   Process
+	last    string // line that it wrote last
+	blame   string // line of this life that says why it ends; "" when there is none
+	crashed bool   // the Go runtime has ended this life
+	refused string // what it said of its configuration; "" unless it stays down for that
 }
 
 func newProcess(s *Supervisor, service string, n int) (*process, error) {
@@ -36,7 +39,7 @@ func newProcess(s *Supervisor, service string, n int) (*process, error) {
 		return nil, fmt.Errorf("log of %s: %w", name, err)
 	}
 	return &process{
-		s: s, service: service, name: name, log: log, ready: make(chan struct{}),
+		s: s, service: service, name: name, log: log, ready: make(chan struct{}), down: make(chan struct{}),
 		state: Process{Name: name, Service: service, Status: statusStarting, Log: path},
 	}, nil
 }
@@ -53,7 +56,8 @@ func (p *process) update(f func(*Process)) {
 	f(&p.state)
 }
 
-// run starts the process, and again whenever it ends, until the supervisor stops.
+// run starts the process, and again whenever it ends, until the supervisor stops
+// or starting it changes nothing.
 func (p *process) run() {
 	var b backoff
 	for {
@@ -67,6 +71,10 @@ func (p *process) run() {
 					st.Status = statusKilled
 				}
 			})
+			return
+		}
+		if p.misconfigured(err) {
+			p.stayDown()
 			return
 		}
 		lived := time.Since(begun)
@@ -88,6 +96,25 @@ func (p *process) run() {
 			st.Status = statusStarting
 		})
 	}
+}
+
+// misconfigured reports whether the process has ended because of its flags, its
+// environment, or a file that they name. The Go runtime ends a crash with the same
+// exit code, and what has crashed is worth another life.
+func (p *process) misconfigured(err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return exitedWith(err, wrongUsage) && !p.crashed
+}
+
+func (p *process) stayDown() {
+	p.mu.Lock()
+	p.state.Status = ErrRefused.Error()
+	p.refused = cmp.Or(p.blame, p.last, "nothing")
+	text := fmt.Sprintf("is %v (exit code %d): %s", ErrRefused, wrongUsage, p.refused)
+	p.mu.Unlock()
+	close(p.down)
+	p.s.tell(Event{Kind: Ended, Process: p.name, Service: p.service, Text: text})
 }
 
 func (p *process) tellEnd(err error, lived, wait time.Duration, failures int) {
@@ -141,7 +168,7 @@ func (p *process) live() error {
 		return err
 	}
 	p.mu.Lock()
-	p.state.PID, p.state.Since, p.last, p.blame = cmd.Process.Pid, time.Now().UTC(), "", ""
+	p.state.PID, p.state.Since, p.last, p.blame, p.crashed = cmd.Process.Pid, time.Now().UTC(), "", "", false
 	p.mu.Unlock()
 
 	ended := make(chan struct{})
@@ -187,6 +214,7 @@ const (
 	shortLife  = 5 * time.Second // a process that lived longer did some work
 	loudAfter  = 3               // short lives until that is said as such
 	restartNow = 75              // exit code of a process that wants a fresh one
+	wrongUsage = 2               // exit code of a process that another life does not help
 )
 
 func (b *backoff) next(err error, lived time.Duration) time.Duration {
@@ -206,9 +234,11 @@ func (b *backoff) next(err error, lived time.Duration) time.Duration {
 }
 
 // wantsFresh reports whether a process ended with the wish to be started again.
-func wantsFresh(err error) bool {
+func wantsFresh(err error) bool { return exitedWith(err, restartNow) }
+
+func exitedWith(err error, code int) bool {
 	exit, ok := errors.AsType[*exec.ExitError](err)
-	return ok && exit.ExitCode() == restartNow
+	return ok && exit.ExitCode() == code
 }
 
 // EndWithParent ends this process as soon as the supervisor that started it has

@@ -7,7 +7,9 @@
 // A child is the same binary, started as `drover run <service>`, so what runs on
 // a laptop is what runs in production. It is started again whenever it ends:
 // after a delay that doubles while it keeps ending, and at once when it asked for
-// that with exit code 75. A task that kills its process kills no neighbour.
+// that with exit code 75. One that ends with exit code 2, because of its flags or
+// its environment, stays down, and the others go on. A task that kills its process
+// kills no neighbour.
 //
 // Children run in process groups of their own, so that ctrl-C in a terminal
 // reaches the supervisor alone, which then drains them. Each also watches its
@@ -64,6 +66,10 @@ type Config struct {
 	// not block, nor call the supervisor. nil logs it to Logger.
 	Events func(Event)
 }
+
+// ErrRefused is why a process stays down: it has ended with exit code 2, and with
+// the same flags and environment it would again.
+var ErrRefused = errors.New("not started again: wrong flags or environment")
 
 const (
 	defaultDrain = 25 * time.Second
@@ -223,17 +229,34 @@ func (s *Supervisor) Admin() string {
 // Logs is the folder with one log file for each process.
 func (s *Supervisor) Logs() string { return filepath.Join(s.config.Dir, "logs") }
 
-// WaitReady returns once every process has been ready, or with an error that
-// names those that are not when ctx is done.
+// WaitReady returns once every process has been ready or stays down, with the
+// error of [Supervisor.Refused]; or with one that names those that are not ready
+// when ctx is done.
 func (s *Supervisor) WaitReady(ctx context.Context) error {
 	for _, p := range s.processes {
 		select {
 		case <-p.ready:
+		case <-p.down:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the fleet: %w", s.unready())
 		}
 	}
-	return nil
+	return s.Refused()
+}
+
+// Refused is an error wrapping [ErrRefused] for each process that stays down, with
+// what it said; nil when there is none.
+func (s *Supervisor) Refused() error {
+	var errs []error
+	for _, p := range s.processes {
+		p.mu.Lock()
+		refused := p.refused
+		p.mu.Unlock()
+		if refused != "" {
+			errs = append(errs, fmt.Errorf("%s is %w: %s", p.name, ErrRefused, refused))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unready says which processes are not ready now, and why; nil when all are.

@@ -49,12 +49,19 @@ type note struct {
 
 func (note) Kind() string { return "work.note" }
 
+// exitUsage is the exit code of a process that was configured wrongly, and of a crash.
+const exitUsage = 2
+
 // childMain is what the supervisor under test starts: `<test binary> run <service>`.
 func childMain() int {
 	supervise.EndWithParent()
 	if os.Args[2] == "broken" {
 		fmt.Fprintln(os.Stderr, "broken: wrong usage: there is no such thing\nRun \"broken --help\" for all flags.")
-		return 2
+		code, err := strconv.Atoi(os.Getenv("TEST_EXIT"))
+		if err != nil {
+			return exitUsage
+		}
+		return code
 	}
 	return service.Exec(context.Background(), service.Service{Name: "work", Run: func(ctx context.Context, env *service.Env) error {
 		w, err := worker.New(env.JetStream, "work", env.WorkerOptions()...)
@@ -65,6 +72,14 @@ func childMain() int {
 			switch n.Do {
 			case "warn":
 				env.Log.WarnContext(ctx, "something is odd", slog.String("what", "a b"), slog.Any("error", errors.New("too odd")))
+			case "crash":
+				crash := make(chan struct{})
+				go func() {
+					defer close(crash)
+					_, _ = fmt.Fprint(os.Stderr, "half a line")
+					panic("no worker recovers this")
+				}()
+				<-crash
 			case "hang":
 				<-ctx.Done()
 				select {}
@@ -310,8 +325,9 @@ func TestProcessThatEndsAgainAndAgain(t *testing.T) {
 	c := config(t)
 	j := newJournal()
 	c.Events, c.Scale = j.event, map[string]int{"work": 0, "broken": 1}
+	c.Env = append(c.Env, "TEST_EXIT=1")
 	s := start(t, c)
-	e := j.wait(t, "ends at once, again and again (3 times, now ended with exit status 2)")
+	e := j.wait(t, "ends at once, again and again (3 times, now ended with exit status 1)")
 	for _, want := range []string{"there is no such thing", filepath.Join(s.Logs(), "broken-1.log")} {
 		if !strings.Contains(e.Text, want) {
 			t.Errorf("event %q does not say %q", e.Text, want)
@@ -323,6 +339,58 @@ func TestProcessThatEndsAgainAndAgain(t *testing.T) {
 		t.Errorf("WaitReady() = %v, want it to name broken-1", err)
 	}
 	stop(t, s)
+}
+
+// A process that was configured wrongly says so once and stays down; the others
+// work.
+func TestProcessThatIsMisconfigured(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	j := newJournal()
+	c.Events, c.Scale = j.event, map[string]int{"work": 1, "broken": 1}
+	s := start(t, c)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	const refused = "broken-1 is not started again: wrong flags or environment: broken: wrong usage: there is no such thing"
+	if err := s.WaitReady(ctx); !errors.Is(err, supervise.ErrRefused) || err.Error() != refused {
+		t.Errorf("WaitReady() = %v, want %s", err, refused)
+	}
+	all := s.Processes()
+	if p := all[0]; !p.Ready {
+		t.Errorf("work-1 is not ready: %s", p.Status)
+	}
+	if p := all[1]; p.Ready || p.PID != 0 || p.Restarts != 0 || p.Status != supervise.ErrRefused.Error() {
+		t.Errorf("broken-1 = %+v, want it to stay down", p)
+	}
+	publish(t, s.JetStream(), "warn") // its event comes after any other that there may be
+	j.wait(t, "something is odd")
+	stop(t, s)
+	if err := s.Refused(); err == nil || err.Error() != refused {
+		t.Errorf("Refused() = %v, want %s", err, refused)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if e := j.all[0]; len(j.all) != 2 || e.Kind != supervise.Ended || !strings.Contains(e.Text, "(exit code 2): broken: wrong usage: there is no such thing") {
+		t.Errorf("events = %+v, want one of broken-1", j.all)
+	}
+}
+
+// The Go runtime ends a crash with the exit code of wrong usage. The process is
+// started again all the same.
+func TestCrashedProcessRestarts(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	j := newJournal()
+	c.Events, c.Scale["work"] = j.event, 1
+	s := start(t, c)
+	ready(t, s)
+	publish(t, s.JetStream(), "crash")
+	j.wait(t, "ended with exit status 2 after ")
+	eventually(t, "work-1 lives again", func() bool { p := s.Processes()[0]; return p.Restarts > 0 && p.Ready })
+	stop(t, s)
+	if err := s.Refused(); err != nil {
+		t.Errorf("Refused() = %v, want nil", err)
+	}
 }
 
 func TestWarningsAreShownCalmly(t *testing.T) {

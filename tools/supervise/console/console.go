@@ -10,6 +10,7 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,10 +73,11 @@ func (c *Console) Close() {
 }
 
 // Run shows s until a signal comes, and then drains it. A second signal ends at
-// once what has not ended. It returns what [supervise.Supervisor.Stop] does.
+// once what has not ended. It returns what [supervise.Supervisor.Stop] does, and
+// [supervise.Supervisor.Refused].
 func (c *Console) Run(ctx context.Context, s *supervise.Supervisor, signals <-chan os.Signal) error {
 	last := c.watch(ctx, s, signals)
-	c.say("drains; ctrl-C again ends it at once, and what runs then runs again later")
+	c.Say("drains; ctrl-C again ends it at once, and what runs then runs again later")
 	ctx, kill := context.WithCancel(ctx)
 	defer kill()
 	ended := make(chan error, 1)
@@ -89,9 +91,9 @@ func (c *Console) Run(ctx context.Context, s *supervise.Supervisor, signals <-ch
 		case err := <-ended:
 			c.show(s, last, "drained")
 			if err == nil {
-				c.say("drained; what is left is kept in " + c.o.Dir)
+				c.Say("drained; what is left is kept in " + c.o.Dir)
 			}
-			return err
+			return errors.Join(err, s.Refused())
 		case <-signals:
 			kill()
 		case <-ticks.C:
@@ -158,15 +160,26 @@ func (c *Console) ready(s *supervise.Supervisor, err error) {
 		c.emit(line)
 		return
 	}
+	headline, processes := c.style.Good(fmt.Sprintf("ready in %d ms", took.Milliseconds())), screen.Some(len(s.Processes()), "process", "processes")
 	if err != nil {
-		c.print(c.style.Odd(screen.Plain(err.Error())) + "; logs are in " + s.Logs())
-		return
+		if !errors.Is(err, supervise.ErrRefused) { // which an event has said
+			c.print(c.style.Odd(screen.Plain(err.Error())) + "; logs are in " + s.Logs())
+		}
+		headline, processes = c.style.Odd("not all is ready"), fmt.Sprintf("%d of %s", readyOf(s.Processes()), processes)
 	}
-	c.print(fmt.Sprintf("%s: broker %s, %s, state in %s", c.style.Good(fmt.Sprintf("ready in %d ms", took.Milliseconds())),
-		s.URL(), screen.Some(len(s.Processes()), "process", "processes"), c.o.Dir))
-	if c.o.Advice != nil {
+	c.print(fmt.Sprintf("%s: broker %s, %s, state in %s", headline, s.URL(), processes, c.o.Dir))
+	if err == nil && c.o.Advice != nil {
 		c.print(c.o.Advice(s)...)
 	}
+}
+
+func readyOf(processes []supervise.Process) (n int) {
+	for _, p := range processes {
+		if p.Ready {
+			n++
+		}
+	}
+	return n
 }
 
 // status is the state where there is no screen.
@@ -242,8 +255,8 @@ func (l lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// say is for changes of the whole fleet.
-func (c *Console) say(text string) {
+// Say shows what is of the whole fleet, in a line.
+func (c *Console) Say(text string) {
 	if c.o.JSON {
 		c.emit(map[string]any{"event": "fleet", "text": text})
 		return

@@ -35,6 +35,8 @@ type Options struct {
 	NKey  string // path of an nkey seed file; "" for none
 	User  string // whose key that is, which the permissions of its inbox go by; "" means streams.OperatorUser
 
+	Contained []string // services that `drover run` can start; any other has a binary of its own
+
 	Limit    time.Duration // of the whole examination; 0 means 10 s
 	Interval time.Duration // between the two looks at the lanes; 0 means 1 s
 	Host     Host          // what is known of this machine; see [ThisHost]

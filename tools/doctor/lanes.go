@@ -86,15 +86,30 @@ func (s *snapshot) nobody(l *laneState) Finding {
 	switch {
 	case s.alive(service):
 		f = f.seen(fmt.Sprintf("workers of %s live: none of them serves this lane, or all its slots are leaked", service)).
-			remedy(fmt.Sprintf("drover run %s --class %s   # or without --class and --pool, for all of them", service, l.want.Class))
+			remedy(s.start(service, " --class "+string(l.want.Class), "or without --class and --pool, for all of them"))
 	case l.second.NumAckPending > 0:
 		f = f.seen("no lane of "+service+" has an open pull: whoever was handed those in flight has died or hangs").
-			remedy("drover run "+service, "look at how the processes of "+service+" ended: their exit codes, and memory")
+			remedy(s.start(service, "", ""), "look at how the processes of "+service+" ended: their exit codes, and memory")
 	default:
 		f = f.seen("no lane of "+service+" has an open pull: no process of it is connected").
-			remedy("drover run "+service, "see why the deployment of "+service+" does not run")
+			remedy(s.start(service, "", ""), "see why the deployment of "+service+" does not run")
 	}
 	return f.follows("These tasks wait until there is one; nothing is lost.")
+}
+
+// start is the command that starts a process of a service, with flags, and a note.
+func (s *snapshot) start(service, flags, note string) string {
+	command, notes := "drover run "+service, []string{}
+	if !slices.Contains(s.contained, service) {
+		command, notes = "./"+service, append(notes, "its own binary, which drover does not contain")
+	}
+	if note != "" {
+		notes = append(notes, note)
+	}
+	if len(notes) == 0 {
+		return command + flags
+	}
+	return command + flags + "   # " + strings.Join(notes, "; ")
 }
 
 func (s *snapshot) stalled(l *laneState) Finding {

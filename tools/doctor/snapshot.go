@@ -18,6 +18,7 @@ import (
 // snapshot is all that was seen of a fleet. Nothing changes it once it is gathered.
 type snapshot struct {
 	host       Host
+	contained  []string // services that `drover run` can start
 	fleet      *streams.Fleet
 	topology   streams.Topology
 	connectErr error    // why there is no connection; then only targets is set
@@ -69,7 +70,7 @@ func (s sample) String() string {
 
 // gather looks at everything, most of it at once.
 func gather(ctx context.Context, o Options) *snapshot {
-	s := &snapshot{host: o.Host, fleet: o.Fleet, topology: o.Fleet.Topology(), asker: newAsker(), unfit: map[string]error{}}
+	s := &snapshot{host: o.Host, contained: o.Contained, fleet: o.Fleet, topology: o.Fleet.Topology(), asker: newAsker(), unfit: map[string]error{}}
 	js, err := dial(ctx, o, s.asker)
 	if err != nil {
 		s.connectErr, s.targets = err, probe(ctx, o.URL)

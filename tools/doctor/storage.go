@@ -172,7 +172,7 @@ func (s *snapshot) whenFull(name string) (follows string, remedy []string) {
 		}
 		for _, l := range s.lanes {
 			if l.want.Class == c.Name && !l.want.Retry && l.depth() > 0 {
-				remedy = append(remedy, "drover run "+l.want.Service+"   # more workers, if it waits for them: drover lanes")
+				remedy = append(remedy, s.start(l.want.Service, "", "more workers, if it waits for them: drover lanes"))
 			}
 		}
 		return "publishing to this class is refused with an error; what is stored is kept, and other classes go on.",

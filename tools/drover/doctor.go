@@ -35,7 +35,7 @@ func (doctorCmd) Run(ctx context.Context, app *App) error {
 	}
 	r, err := doctor.Examine(ctx, doctor.Options{
 		Fleet: fleet, URL: app.NATS, Creds: app.Creds, NKey: app.NKey, User: app.user(),
-		Limit: app.Timeout, Host: doctor.ThisHost(),
+		Limit: app.Timeout, Host: doctor.ThisHost(), Contained: serviceNames(),
 	})
 	if err != nil {
 		return usage(err)

@@ -259,7 +259,7 @@ func notes(fleet *streams.Fleet, lanes []streams.Lane, held pauses) []string {
 		case l.Paused:
 			say(l, "%s", held.note(l))
 		case l.Depth > 0 && l.Pulls == 0 && l.InFlight == 0:
-			say(l, "nobody takes these tasks: start a worker with `drover run %s`", l.Service)
+			say(l, "nobody takes these tasks: start a worker %s", howToStart(l.Service))
 		case late(class, l):
 			say(l, "waits longer than the %v that class %s is for: start more workers", class.WaitObjective, l.Class)
 		}

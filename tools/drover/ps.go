@@ -22,7 +22,8 @@ type psCmd struct {
 // Help is the long text of --help.
 func (psCmd) Help() string {
 	return `Every process of the fleet says every 10 s that it is there and what it does. One
-that is killed is listed for up to half a minute more.
+that is killed is listed for up to half a minute more. A worker that was not started
+through services/service works unseen.
 
     INSTANCE     the start of its name in traces and metrics; --json has all of it
     UP           since it started
@@ -105,7 +106,7 @@ func processLines(style screen.Style, all []fleet.Process, absent []string) []st
 			screen.Span(time.Since(p.Started)), fmt.Sprintf("%d/%d", running, slots), screen.Count(p.Settled), state, busyWith(p.Busy))
 	}
 	for _, s := range absent {
-		notes = append(notes, fmt.Sprintf("no process of %s is there: start one with `drover run %s`", s, s))
+		notes = append(notes, fmt.Sprintf("no process of %s says that it is there: start one %s", s, howToStart(s)))
 	}
 	var out []string
 	if len(all) > 0 {

@@ -24,7 +24,8 @@ type runCmd struct {
 // Help is the long text of --help.
 func (runCmd) Help() string {
 	return `All that follows the name is the service's: "drover run email --help" lists its
-flags. Its own binary takes the same ones.
+flags. Its own binary takes the same ones. A service that this command does not
+contain, such as one of a repository of your own, is started from its own binary.
 
 Examples:
 
@@ -39,7 +40,7 @@ func (c *runCmd) Run(ctx context.Context, app *App) error {
 	name := c.Service[0]
 	s, ok := find(name)
 	if !ok {
-		return usage(fmt.Errorf("run %s: there is no such service, only %s", name, list(serviceNames())))
+		return usage(fmt.Errorf("run %s: this command contains no such service, only %s: start any other from its own binary", name, list(serviceNames())))
 	}
 	s.Usage = "drover run " + name
 	args := append(app.given(c.Service[1:]), c.Service[1:]...)
@@ -55,6 +56,20 @@ func find(name string) (startup.Service, bool) {
 		return s, true
 	}
 	return catalog.Find(name)
+}
+
+// contains reports whether this command can start a service of a fleet file.
+func contains(name string) bool {
+	_, ok := catalog.Find(name)
+	return ok
+}
+
+// howToStart says how to start one process more of a service.
+func howToStart(name string) string {
+	if contains(name) {
+		return "with `drover run " + name + "`"
+	}
+	return "from its own binary, which is not part of this command"
 }
 
 func serviceNames() []string {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/droverhq/drover/services/cmd/catalog"
 	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/broker/embed"
+	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/dev"
 	"github.com/droverhq/drover/tools/supervise"
 	"github.com/droverhq/drover/tools/supervise/console"
@@ -35,9 +37,14 @@ type upCmd struct {
 // Help is the long text of --help.
 func (upCmd) Help() string {
 	return `The broker runs inside this process and keeps its streams in the state folder.
-Each process of a service is a child, started again when it ends. Ctrl-C drains
-them all; a second one ends them at once. What the children say is in the folder
-logs of the state folder; what they warn of is shown here as well.
+Each process of a service is a child, started again when it ends, unless its flags
+or its environment are wrong. Ctrl-C drains them all; a second one ends them at
+once. What the children say is in the folder logs of the state folder; what they
+warn of is shown here as well.
+
+A service of the fleet file that this command does not contain is started by its
+owner, from its own binary; "up" says with which flags, and --scale NAME=0 leaves
+that out.
 
 In development, which is the default, mail to bounce…@ is refused for good and mail
 to busy…@ once. The receiver fails when it is told to:
@@ -94,7 +101,7 @@ func (c *upCmd) Run(ctx context.Context, app *App) error {
 	}
 	shown := console.New(console.Options{
 		Stdout: app.Stdout, JSON: app.JSON, Dir: c.State, Begun: begun, Every: c.Every,
-		Advice: func(s *supervise.Supervisor) []string { return advice(app, s, w) },
+		Advice: func(s *supervise.Supervisor) []string { return advice(app, cfg.Fleet, s, w) },
 		World:  w.lines, Summary: w.summary, Outside: w.addresses(),
 	})
 	defer shown.Close()
@@ -116,7 +123,22 @@ func (c *upCmd) Run(ctx context.Context, app *App) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range c.elsewhere(cfg.Fleet) {
+		shown.Say(fmt.Sprintf("%s is not part of this command: its owner starts it, such as with ./%s --nats %s --fleet %s", name, name, s.URL(), app.Fleet))
+	}
 	return shown.Run(ctx, s, signals)
+}
+
+// elsewhere are the services of the fleet that somebody else starts, without those
+// that nobody wants.
+func (c *upCmd) elsewhere(fleet *streams.Fleet) []string {
+	var out []string
+	for _, s := range fleet.Services {
+		if n, scaled := c.Scale[s.Name]; !contains(s.Name) && (!scaled || n != 0) {
+			out = append(out, s.Name)
+		}
+	}
+	return out
 }
 
 func (c *upCmd) config(app *App) (supervise.Config, error) {
@@ -133,14 +155,24 @@ func (c *upCmd) config(app *App) (supervise.Config, error) {
 			return supervise.Config{}, err
 		}
 	}
-	for name := range c.Scale {
-		if _, ok := fleet.Service(name); !ok && !slices.Contains(withoutTasks(), name) {
+	scale := maps.Clone(c.Scale)
+	for name, n := range c.Scale {
+		switch _, ok := fleet.Service(name); {
+		case !ok && !slices.Contains(withoutTasks(), name):
 			return supervise.Config{}, usage(fmt.Errorf("--scale %s: %s has %s", name, app.where(), served(fleet)))
+		case n != 0 && !contains(name):
+			return supervise.Config{}, usage(fmt.Errorf("--scale %s=%d: this command does not contain %s: start its own binary, %d times", name, n, name, n))
 		}
+	}
+	for _, name := range c.elsewhere(fleet) {
+		if scale == nil {
+			scale = map[string]int{}
+		}
+		scale[name] = 0
 	}
 	return supervise.Config{
 		Dir: c.State, Port: cmp.Or(c.Port, -1), Fleet: fleet, FleetFile: app.Fleet, Command: []string{exe, "run"},
-		Extra: withoutTasks(), Scale: c.Scale, Drain: c.Drain, Admin: c.Admin,
+		Extra: withoutTasks(), Scale: scale, Drain: c.Drain, Admin: c.Admin,
 	}, nil
 }
 
@@ -168,7 +200,7 @@ func stateFolder() (string, error) {
 }
 
 // advice is what to type once the fleet is ready.
-func advice(app *App, s *supervise.Supervisor, w *world) []string {
+func advice(app *App, fleet *streams.Fleet, s *supervise.Supervisor, w *world) []string {
 	drover := "drover"
 	if exe, err := os.Executable(); err == nil && strings.Contains(exe, "go-build") {
 		drover = "go run ./tools/drover"
@@ -183,8 +215,10 @@ func advice(app *App, s *supervise.Supervisor, w *world) []string {
 	drover += " "
 	out := []string{"try in another terminal:"}
 	add := func(about, command string) { out = append(out, fmt.Sprintf("  %-13s %s", about, command)) }
-	add("a mail", drover+"enqueue"+flags+" email.send to=ada@example.org subject=Hello text='It works.'")
-	if w.hooks != nil {
+	if _, ok := fleet.Service("email"); ok {
+		add("a mail", drover+"enqueue"+flags+" email.send to=ada@example.org subject=Hello text='It works.'")
+	}
+	if _, ok := fleet.Service("webhook"); ok && w.hooks != nil {
 		deliver := drover + "enqueue" + flags + " webhook.deliver event=order.paid payload.id=7 url=" + w.hooks.URL()
 		add("a webhook", deliver+"/")
 		add("a refused one", deliver+"/status/410")

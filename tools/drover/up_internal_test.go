@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +143,67 @@ func TestUp(t *testing.T) {
 	up.interrupt(t)
 }
 
+// A service that this command does not contain is left to its owner, who is told
+// once what to start; with none of it wanted, nobody is.
+func TestUpWithAServiceOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	fleet := filepath.Join(t.TempDir(), "fleet.yaml")
+	const text = `{classes: [{name: default, ack_wait: 30s, time_limit: 60s, attempts: 2, max_deliver: 3, wait_objective: 5s, slots: 8, max_bytes: 1MiB}],
+services: [{name: image, classes: [default]}], dead: {max_bytes: 1MiB}, bodies: {max_bytes: 1MiB}}`
+	if err := os.WriteFile(fleet, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	up := begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet, "--every=100ms")
+	told := up.line(t, "")
+	if want := "image is not part of this command: its owner starts it, such as with ./image --nats nats://127.0.0.1:"; !strings.Contains(told, want) || !strings.HasSuffix(told, " --fleet "+fleet) {
+		t.Errorf("up begins with %q, want %q and the fleet file", told, want)
+	}
+	if next := up.line(t, ""); !strings.HasPrefix(next, "ready in ") || !strings.Contains(next, ", 1 process, ") {
+		t.Errorf("up goes on with %q, want one process to be ready", next)
+	}
+	if advice := up.line(t, "lanes"); strings.Contains(advice, "email") {
+		t.Errorf("up advises %q to a fleet without email", advice)
+	}
+	up.line(t, " 1 of 1 process ready · ")
+	up.interrupt(t)
+
+	up = begin(t, "up", "--json", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet)
+	documented(t, "`up`: `fleet`", up.line(t, `"text":"image is not part of this command`))
+	up.interrupt(t)
+
+	up = begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet, "--scale=image=0")
+	if first := up.line(t, ""); !strings.HasPrefix(first, "ready in ") {
+		t.Errorf("up --scale=image=0 begins with %q, want it to be ready", first)
+	}
+	up.interrupt(t)
+}
+
+// A service whose variables are not set says so once; the others work, and the end
+// says it again.
+func TestUpWithAServiceThatIsNotConfigured(t *testing.T) {
+	t.Parallel()
+	up := begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--scale=webhook=0", "--every=100ms")
+	const why = "email: wrong usage: configure email: smtp server is not set: set DROVER_SMTP_ADDR to HOST:PORT"
+	if first := up.line(t, ""); !strings.HasSuffix(first, "  email-1  is not started again: wrong flags or environment (exit code 2): "+why) {
+		t.Errorf("up begins with %q", first)
+	}
+	if next := up.line(t, ""); !strings.HasPrefix(next, "not all is ready: broker nats://") || !strings.Contains(next, ", 1 of 2 processes, ") {
+		t.Errorf("up goes on with %q", next)
+	}
+	up.line(t, " 1 of 2 processes ready · email-1: not started again: wrong flags or environment · depth 0 ")
+	if err := up.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	up.line(t, "drained; what is left is kept in ")
+	err := up.cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitFailed {
+		t.Errorf("up = %v, want exit code %d", err, exitFailed)
+	}
+	if want := "drover: email-1 is not started again: wrong flags or environment: " + why + "\n"; up.err.String() != want {
+		t.Errorf("up says %q at its end, want %q", &up.err, want)
+	}
+}
+
 func TestUpIsRefused(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -172,7 +235,7 @@ func TestRun(t *testing.T) {
 		{[]string{"run", "email", "--help"}, exitOK, "Usage: drover run email [flags]"},
 		{[]string{"run", "email", "--help"}, exitOK, "--smtp-addr"},
 		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitUsage, "lets webhook serve urgent, default, bulk"},
-		{[]string{"run", "fax"}, exitUsage, "run fax: there is no such service, only deadletter, email, webhook"},
+		{[]string{"run", "fax"}, exitUsage, "run fax: this command contains no such service, only deadletter, email, webhook: start any other from its own binary"},
 		{[]string{"run"}, exitUsage, "drover run --help"},
 		{[]string{"run", "--help"}, exitOK, "drover run email --pool retry"},
 	} {

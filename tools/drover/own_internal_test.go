@@ -142,7 +142,7 @@ func TestServiceOfAnotherRepository(t *testing.T) {
 		}
 	}
 	// The module cache has all that this repository needs, and so all that the module does.
-	sh.env = append(sh.env, "GOWORK=off", "GOPROXY=off", "GOSUMDB=off", "GOFLAGS=-mod=mod")
+	sh.env = append(sh.env, "GOWORK=off", "GOPROXY=off", "GOSUMDB=off")
 	var up, image *started
 	want := map[string]string{
 		"drover ps":     `(?m)^image .* 0/10 .* ready `,

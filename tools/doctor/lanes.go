@@ -101,7 +101,7 @@ func (s *snapshot) nobody(l *laneState) Finding {
 func (s *snapshot) start(service, flags, note string) string {
 	command, notes := "drover run "+service, []string{}
 	if !slices.Contains(s.contained, service) {
-		command, notes = "./"+service, append(notes, "its own binary, which drover does not contain")
+		command, notes = "./"+service, append(notes, "its own binary, which is not part of this command")
 	}
 	if note != "" {
 		notes = append(notes, note)

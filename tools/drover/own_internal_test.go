@@ -161,8 +161,8 @@ func TestServiceOfAnotherRepository(t *testing.T) {
 			_, flags, _ := strings.Cut(up.line(t, "image is not part of this command: its owner starts it, such as with ./image --nats nats://"), "--nats ")
 			sh.env = append(sh.env, "DROVER_NATS_URL="+strings.Fields(flags)[0])
 			up.line(t, "ready in ")
-		case "./image":
-			image = sh.start(t, line, true)
+		case "./image &":
+			image = sh.start(t, "./image", true)
 			image.line(t, "service starts")
 		default:
 			if text, ok := want[line]; ok {

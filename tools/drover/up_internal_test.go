@@ -49,15 +49,21 @@ func begin(t *testing.T, args ...string) *started {
 // line reads until one has text in it.
 func (s *started) line(t *testing.T, text string) string {
 	t.Helper()
-	var all []string
+	line, _ := s.upTo(t, text)
+	return line
+}
+
+// upTo is line, with the lines before it.
+func (s *started) upTo(t *testing.T, text string) (line, before string) {
+	t.Helper()
 	for s.lines.Scan() {
 		if strings.Contains(s.lines.Text(), text) {
-			return s.lines.Text()
+			return s.lines.Text(), before
 		}
-		all = append(all, s.lines.Text())
+		before += s.lines.Text() + "\n"
 	}
-	t.Fatalf("no line has %q in it:\n%s\n%s", text, strings.Join(all, "\n"), &s.err)
-	return ""
+	t.Fatalf("no line has %q in it:\n%s%s", text, before, &s.err)
+	return "", ""
 }
 
 // interrupt sends what ctrl-C does, and expects the end. It returns the last line.
@@ -154,17 +160,16 @@ services: [{name: image, classes: [default]}], dead: {max_bytes: 1MiB}, bodies: 
 		t.Fatal(err)
 	}
 	up := begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet, "--every=100ms")
-	told := up.line(t, "")
+	told := up.line(t, "image")
 	if want := "image is not part of this command: its owner starts it, such as with ./image --nats nats://127.0.0.1:"; !strings.Contains(told, want) || !strings.HasSuffix(told, " --fleet "+fleet) {
-		t.Errorf("up begins with %q, want %q and the fleet file", told, want)
+		t.Errorf("up says %q, want %q and the fleet file", told, want)
 	}
-	if next := up.line(t, ""); !strings.HasPrefix(next, "ready in ") || !strings.Contains(next, ", 1 process, ") {
-		t.Errorf("up goes on with %q, want one process to be ready", next)
+	ready, before := up.upTo(t, "ready in ")
+	_, advice := up.upTo(t, "with nats")
+	_, after := up.upTo(t, " 1 of 1 process ready · ")
+	if !strings.Contains(ready, ", 1 process, ") || strings.Contains(before+after, "image") || strings.Contains(advice, "email") {
+		t.Errorf("up says\n%s%s\n%s%swant one process, no more of image, and no mail to a fleet without email", before, ready, advice, after)
 	}
-	if advice := up.line(t, "lanes"); strings.Contains(advice, "email") {
-		t.Errorf("up advises %q to a fleet without email", advice)
-	}
-	up.line(t, " 1 of 1 process ready · ")
 	up.interrupt(t)
 
 	up = begin(t, "up", "--json", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet)
@@ -172,8 +177,8 @@ services: [{name: image, classes: [default]}], dead: {max_bytes: 1MiB}, bodies: 
 	up.interrupt(t)
 
 	up = begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--fleet="+fleet, "--scale=image=0")
-	if first := up.line(t, ""); !strings.HasPrefix(first, "ready in ") {
-		t.Errorf("up --scale=image=0 begins with %q, want it to be ready", first)
+	if _, before := up.upTo(t, "ready in "); strings.Contains(before, "image") {
+		t.Errorf("up --scale=image=0 says\n%swant nothing of image", before)
 	}
 	up.interrupt(t)
 }
@@ -184,11 +189,10 @@ func TestUpWithAServiceThatIsNotConfigured(t *testing.T) {
 	t.Parallel()
 	up := begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--scale=webhook=0", "--every=100ms")
 	const why = "email: wrong usage: configure email: smtp server is not set: set DROVER_SMTP_ADDR to HOST:PORT"
-	if first := up.line(t, ""); !strings.HasSuffix(first, "  email-1  is not started again: wrong flags or environment (exit code 2): "+why) {
-		t.Errorf("up begins with %q", first)
-	}
-	if next := up.line(t, ""); !strings.HasPrefix(next, "not all is ready: broker nats://") || !strings.Contains(next, ", 1 of 2 processes, ") {
-		t.Errorf("up goes on with %q", next)
+	up.line(t, "  email-1  is not started again: wrong flags or environment (exit code 2): "+why)
+	next, before := up.upTo(t, "not all is ready: broker nats://")
+	if !strings.Contains(next, ", 1 of 2 processes, ") || strings.Contains(before, why) {
+		t.Errorf("up goes on with\n%s%s\nwant one of two processes, and the reason once", before, next)
 	}
 	up.line(t, " 1 of 2 processes ready · email-1: not started again: wrong flags or environment · depth 0 ")
 	if err := up.cmd.Process.Signal(os.Interrupt); err != nil {

@@ -26,9 +26,9 @@ type share struct {
 type pauseCmd struct {
 	share
 
-	For    time.Duration `default:"1h" placeholder:"DURATION" help:"For how long. The default is ${default}."`
-	Until  string        `placeholder:"TIME" help:"Until when instead, as RFC 3339 has it."`
-	Reason string        `placeholder:"TEXT" help:"Why, for whoever looks at the lanes."`
+	For    *time.Duration `placeholder:"DURATION" help:"For how long. The default is 1h."`
+	Until  string         `placeholder:"TIME" help:"Until when instead, as RFC 3339 has it."`
+	Reason string         `placeholder:"TEXT" help:"Why, for whoever looks at the lanes."`
 }
 
 // Help is the long text of --help.
@@ -48,19 +48,36 @@ Examples:
 
 // Validate is called by kong.
 func (c *pauseCmd) Validate() error {
-	if c.For <= 0 {
-		return fmt.Errorf("--for %v: want more than nothing", c.For)
+	switch {
+	case c.For != nil && c.Until != "":
+		return errors.New("--for and --until: give one of them")
+	case c.For != nil && *c.For <= 0:
+		return fmt.Errorf("--for %v: want more than nothing", *c.For)
 	}
 	return nil
 }
 
-func (c *pauseCmd) Run(ctx context.Context, app *App) error {
-	until := time.Now().Add(c.For)
-	if c.Until != "" {
-		var err error
-		if until, err = time.Parse(time.RFC3339, c.Until); err != nil || !until.After(time.Now()) {
-			return usage(fmt.Errorf("--until %q: want a time to come, such as %s", c.Until, time.Now().Add(time.Hour).Format(time.RFC3339)))
+const usualPause = time.Hour
+
+// end is until when the flags ask for it.
+func (c *pauseCmd) end(now time.Time) (time.Time, error) {
+	switch {
+	case c.Until != "":
+		until, err := time.Parse(time.RFC3339, c.Until)
+		if err != nil || !until.After(now) {
+			return until, fmt.Errorf("--until %q: want a time to come, such as %s", c.Until, now.Add(usualPause).Format(time.RFC3339))
 		}
+		return until, nil
+	case c.For != nil:
+		return now.Add(*c.For), nil
+	}
+	return now.Add(usualPause), nil
+}
+
+func (c *pauseCmd) Run(ctx context.Context, app *App) error {
+	until, err := c.end(time.Now())
+	if err != nil {
+		return usage(err)
 	}
 	return c.with(ctx, app, func(ctx context.Context, js jetstream.JetStream, of []fleet.Durable) error {
 		paused, err := fleet.Pause(ctx, js, of, fleet.Record{Until: until, Reason: c.Reason, By: c.who()})

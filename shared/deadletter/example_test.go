@@ -154,7 +154,7 @@ func ExampleExplain() {
 	//   2026-05-04T11:00:00.000Z  dead-lettered: failed
 	// All 2 attempts ended in an error.
 	// - If the cause is mended, for example a destination that was down: drover dead redrive 1
-	// - If the task is of no use any more: drover dead discard 1 --reason WHY
+	// - If the task is of no use any more: drover dead discard 1 --why WHY
 	// Trace: 0123456789abcdef0123456789abcdef
 }
 

@@ -94,7 +94,7 @@ func waited(w task.Wait) Step {
 // verdict is why l is dead, and what its reader can do.
 func verdict(l *Letter) (why string, next []string) {
 	redrive := fmt.Sprintf("drover dead redrive %d", l.Sequence)
-	discard := fmt.Sprintf("drover dead discard %d --reason WHY", l.Sequence)
+	discard := fmt.Sprintf("drover dead discard %d --why WHY", l.Sequence)
 	service := l.Subject.Service
 	switch l.Reason {
 	case task.Failed:

@@ -39,7 +39,7 @@ func TestExplain(t *testing.T) {
   2026-05-04T11:00:00.000Z  dead-lettered: failed
 All 12 attempts ended in an error.
 - If the cause is mended, for example a destination that was down: drover dead redrive 7
-- If the task is of no use any more: drover dead discard 7 --reason WHY
+- If the task is of no use any more: drover dead discard 7 --why WHY
 Trace: 0123456789abcdef0123456789abcdef
 `
 	if diff := cmp.Diff(want, deadletter.Explain(l).String()); diff != "" {

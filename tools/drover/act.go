@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,17 @@ import (
 // actor is the flag of verbs whose acts stand in the audit trail.
 type actor struct {
 	As string `env:"DROVER_AS" placeholder:"NAME" help:"Who does it, for the audit trail. The default is user@host."`
+}
+
+// who is the actor's name.
+func (c actor) who() string { return cmp.Or(c.As, audit.Me()) }
+
+// deed is an act that somebody may want to know the reason of. Its flag is --why:
+// --reason is the one that letters died of.
+type deed struct {
+	actor
+
+	Why string `placeholder:"TEXT" help:"Why, for the audit trail and whoever looks later."`
 }
 
 // act is something under way that the audit trail knows of.

@@ -30,7 +30,7 @@ again.
 Examples:
 
     drover breakers
-    drover breakers open webhook hooks.example.com --for 30m --reason 'they asked us'
+    drover breakers open webhook hooks.example.com --for 30m --why 'they asked us'
     drover breakers close webhook hooks.example.com`
 }
 
@@ -94,11 +94,10 @@ const (
 
 // oneBreaker names a breaker, and who wants something of it.
 type oneBreaker struct {
-	actor
+	deed
 
 	Service     string `arg:"" placeholder:"SERVICE" help:"The service that calls it."`
 	Destination string `arg:"" placeholder:"DESTINATION" help:"As the list has it; for webhook the host of the URL."`
-	Reason      string `placeholder:"TEXT" help:"Why, for whoever looks."`
 }
 
 type breakersOpenCmd struct {
@@ -115,7 +114,7 @@ replaces what is there, also a longer time. The audit trail keeps who did it.
 
 Examples:
 
-    drover breakers open webhook hooks.example.com --for 30m --reason 'they asked us'`
+    drover breakers open webhook hooks.example.com --for 30m --why 'they asked us'`
 }
 
 // Validate is called by kong.
@@ -140,7 +139,7 @@ the breaker opens again.
 
 Examples:
 
-    drover breakers close webhook hooks.example.com --reason 'they are back'`
+    drover breakers close webhook hooks.example.com --why 'they are back'`
 }
 
 func (c *breakersCloseCmd) Run(ctx context.Context, app *App) error {
@@ -151,7 +150,7 @@ func (c oneBreaker) act(
 	ctx context.Context, app *App, do func(context.Context, jetstream.JetStream, circuit.Order) (circuit.Entry, error),
 	o circuit.Order, told func(circuit.Entry) string,
 ) error {
-	o.Service, o.Destination, o.Reason, o.By = c.Service, c.Destination, c.Reason, c.As
+	o.Service, o.Destination, o.Reason, o.By = c.Service, c.Destination, c.Why, c.As
 	var e circuit.Entry
 	err := talkOf(ctx, app, c.Service, func(ctx context.Context, js jetstream.JetStream) (err error) {
 		e, err = do(ctx, js, o)

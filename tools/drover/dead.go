@@ -41,38 +41,28 @@ Examples:
     drover dead show order-17-mail
     drover dead redrive --group 3f9a0c17d2b4
     drover dead edit --group 3f9a0c17d2b4 --set to=ada@example.org
-    drover dead discard order-17-mail --reason 'sent by hand'`
+    drover dead discard order-17-mail --why 'sent by hand'`
 }
 
-// letterChoice are the flags that choose among dead letters.
-type letterChoice struct {
-	Service string     `placeholder:"NAME" help:"Only tasks of this service."`
-	Kind    string     `placeholder:"KIND" help:"Only tasks of this kind, such as email.send; a pattern such as 'email.*', or a service, will do."`
-	Class   task.Class `placeholder:"CLASS" help:"Only tasks of this class."`
-	Tenant  string     `placeholder:"NAME" help:"Only tasks of this tenant."`
-	Group   string     `placeholder:"FINGERPRINT" help:"Only letters of this group, as \"drover dead\" names them."`
-	Text    string     `placeholder:"TEXT" help:"Only those with this text in an error of theirs."`
-	Since   string     `placeholder:"WHEN" help:"Only those that died since: a duration ago such as 2h, or a time as RFC 3339 has it."`
-	Until   string     `placeholder:"WHEN" help:"Only those that died before that."`
-}
-
-// letterFilter are the flags of verbs that have no other use for --reason.
+// letterFilter are the flags that choose among dead letters.
 type letterFilter struct {
-	letterChoice
-
-	Died task.Reason `name:"reason" aliases:"died" placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
-}
-
-func (f letterFilter) filter(now time.Time) (deadletter.Filter, error) {
-	return f.with(f.Died, now)
+	Service string      `placeholder:"NAME" help:"Only tasks of this service."`
+	Kind    string      `placeholder:"KIND" help:"Only tasks of this kind, such as email.send; a pattern such as 'email.*', or a service, will do."`
+	Class   task.Class  `placeholder:"CLASS" help:"Only tasks of this class."`
+	Tenant  string      `placeholder:"NAME" help:"Only tasks of this tenant."`
+	Group   string      `placeholder:"FINGERPRINT" help:"Only letters of this group, as \"drover dead\" names them."`
+	Reason  task.Reason `placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
+	Text    string      `placeholder:"TEXT" help:"Only those with this text in an error of theirs."`
+	Since   string      `placeholder:"WHEN" help:"Only those that died since: a duration ago such as 2h, or a time as RFC 3339 has it."`
+	Until   string      `placeholder:"WHEN" help:"Only those that died before that."`
 }
 
 var reasons = []task.Reason{task.Failed, task.Permanent, task.CrashLoop, task.Undecodable, task.UnknownKind, task.Expired}
 
-// with is the filter that the flags say, for letters that died for a reason.
-func (f letterChoice) with(died task.Reason, now time.Time) (deadletter.Filter, error) {
+// filter is what the flags say.
+func (f letterFilter) filter(now time.Time) (deadletter.Filter, error) {
 	d := deadletter.Filter{
-		Service: f.Service, Kind: f.Kind, Class: f.Class, Tenant: f.Tenant, Fingerprint: f.Group, Contains: f.Text, Reason: died,
+		Service: f.Service, Kind: f.Kind, Class: f.Class, Tenant: f.Tenant, Fingerprint: f.Group, Contains: f.Text, Reason: f.Reason,
 	}
 	if f.Kind != "" && !strings.ContainsAny(f.Kind, ".*?[") { // a service
 		if f.Service != "" && f.Service != f.Kind {
@@ -80,8 +70,8 @@ func (f letterChoice) with(died task.Reason, now time.Time) (deadletter.Filter, 
 		}
 		d.Kind, d.Service = "", f.Kind
 	}
-	if died != "" && !slices.Contains(reasons, died) {
-		return d, fmt.Errorf("--reason %s: want one of %s", died, list(reasons))
+	if f.Reason != "" && !slices.Contains(reasons, f.Reason) {
+		return d, fmt.Errorf("--reason %s: want one of %s", f.Reason, list(reasons))
 	}
 	var err error
 	if d.Since, err = when("--since", f.Since, now); err != nil {
@@ -92,28 +82,39 @@ func (f letterChoice) with(died task.Reason, now time.Time) (deadletter.Filter, 
 }
 
 // words is what was chosen, as one would type it.
-func (f letterChoice) words(died task.Reason, now time.Time) string {
-	d, err := f.with(died, now)
+func (f letterFilter) words(now time.Time) string {
+	d, err := f.filter(now)
 	if err != nil {
 		return ""
 	}
 	var out []string
-	for _, w := range []struct{ flag, value string }{
+	for _, w := range f.given() {
+		switch w.flag {
+		case "--since":
+			w.value = stampOf(d.Since)
+		case "--until":
+			w.value = stampOf(d.Until)
+		}
+		out = append(out, w.flag+" "+shellWord(w.value))
+	}
+	return strings.Join(out, " ")
+}
+
+type givenFlag struct{ flag, value string }
+
+// given are the flags that choose something.
+func (f letterFilter) given() []givenFlag {
+	return slices.DeleteFunc([]givenFlag{
 		{"--service", f.Service},
 		{"--kind", f.Kind},
 		{"--class", string(f.Class)},
 		{"--tenant", f.Tenant},
 		{"--group", f.Group},
+		{"--reason", string(f.Reason)},
 		{"--text", f.Text},
-		{"--since", stampOf(d.Since)},
-		{"--until", stampOf(d.Until)},
-		{"--died", string(died)},
-	} {
-		if w.value != "" {
-			out = append(out, w.flag+" "+shellWord(w.value))
-		}
-	}
-	return strings.Join(out, " ")
+		{"--since", f.Since},
+		{"--until", f.Until},
+	}, func(g givenFlag) bool { return g.value == "" })
 }
 
 func stampOf(t time.Time) string {

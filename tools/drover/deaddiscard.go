@@ -8,55 +8,56 @@ import (
 
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/deadletter"
-	"github.com/droverhq/drover/shared/task"
 )
 
 type deadDiscardCmd struct {
 	letterName
-	letterChoice
+	letterFilter
 	manyFlags
-	actor
+	deed
 
-	IDs    []string    `arg:"" optional:"" name:"id" help:"The tasks' ids, or the letters' sequences in DEAD."`
-	Died   task.Reason `placeholder:"REASON" help:"Only those that died so: failed, permanent, crash-loop, undecodable, unknown-kind or expired."`
-	Reason string      `aliases:"why" placeholder:"TEXT" help:"Why, for the audit trail and those who look at the tasks' traces later."`
+	IDs []string `arg:"" optional:"" name:"id" help:"The tasks' ids, or the letters' sequences in DEAD."`
 }
 
 // Help is the long text of --help.
 func (deadDiscardCmd) Help() string {
-	return `The letters and their arguments are gone for ever.
+	return `The letters and their arguments are gone for ever. Why has to be said, with --why;
+their traces keep it, too.
 
 Examples:
 
-    drover dead discard order-17-mail --reason 'sent by hand'
-    drover dead discard 41 42 43 --by sequence --reason 'test data'
-    drover dead discard --group 3f9a0c17d2b4 --until 7d --reason 'the customer left' --yes`
+    drover dead discard order-17-mail --why 'sent by hand'
+    drover dead discard 41 42 43 --by sequence --why 'test data'
+    drover dead discard --group 3f9a0c17d2b4 --until 7d --why 'the customer left' --yes`
 }
 
 // Validate is called by kong.
 func (c *deadDiscardCmd) Validate() error {
-	if strings.TrimSpace(c.Reason) == "" {
-		return errors.New("--reason: say why")
+	if err := c.check(c.IDs, c.letterFilter); err != nil {
+		return err
 	}
-	return c.check(c.IDs, c.letterChoice != letterChoice{} || c.Died != "")
+	if strings.TrimSpace(c.Why) == "" {
+		return errors.New("--why: say why")
+	}
+	return nil
 }
 
 func (c *deadDiscardCmd) Run(ctx context.Context, app *App) error {
 	now := time.Now()
-	f, err := c.with(c.Died, now)
+	f, err := c.filter(now)
 	if err != nil {
 		return usage(err)
 	}
-	e := audit.Entry{Verb: "dead.discard", By: c.As, Reason: c.Reason}
+	e := audit.Entry{Verb: "dead.discard", By: c.As, Reason: c.Why}
 	discard := func(ctx context.Context, m *mover, l deadletter.Letter) (moved, error) {
-		return moved{Done: "discarded"}, deadletter.Discard(ctx, m.js, l, c.Reason, deadletter.TracerProvider(m.traces))
+		return moved{Done: "discarded"}, deadletter.Discard(ctx, m.js, l, c.Why, deadletter.TracerProvider(m.traces))
 	}
 	if len(c.IDs) > 0 {
 		return app.moving(ctx, func(ctx context.Context, m *mover) error {
 			return m.named(ctx, c.letterName, c.IDs, e, discard)
 		})
 	}
-	e.Filter = c.words(c.Died, now)
+	e.Filter = c.words(now)
 	return app.many(ctx, many{
 		manyFlags: c.manyFlags, filter: f, entry: e, done: "discarded",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {

@@ -22,12 +22,11 @@ type deadEditCmd struct {
 	letterFilter
 	manyFlags
 	canaryFlags
-	actor
+	deed
 
 	IDs      []string `arg:"" optional:"" name:"id" help:"The tasks' ids, or the letters' sequences in DEAD."`
 	Set      []string `sep:"none" placeholder:"KEY=VALUE" help:"Give an argument another value; several times for several. KEY:=JSON takes any JSON, a.b is b in a, a.0 the first of a list."`
 	BodyFile string   `placeholder:"FILE" help:"All arguments as JSON; - is standard input."`
-	Why      string   `placeholder:"TEXT" help:"For the audit trail."`
 }
 
 // Help is the long text of --help.
@@ -52,11 +51,11 @@ Examples:
 
 // Validate is called by kong.
 func (c *deadEditCmd) Validate() error {
-	flags, filtered := c.manyFlags, c.letterFilter != letterFilter{}
+	flags := c.manyFlags
 	if len(c.IDs) > 0 {
 		flags.DryRun = false // it has a meaning for single ones here
 	}
-	if err := firstError(flags.check(c.IDs, filtered), c.waits()); err != nil {
+	if err := firstError(flags.check(c.IDs, c.letterFilter), c.waits()); err != nil {
 		return err
 	}
 	switch {
@@ -109,7 +108,7 @@ func (c *deadEditCmd) Run(ctx context.Context, app *App) error {
 			return errors.Join(errs...)
 		})
 	}
-	e.Filter = strings.TrimSpace(c.words(c.Died, now) + " " + e.Filter)
+	e.Filter = strings.TrimSpace(c.words(now) + " " + e.Filter)
 	return app.many(ctx, many{
 		manyFlags: c.manyFlags, filter: f, entry: e, done: "edited and redriven",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {

@@ -23,15 +23,29 @@ type manyFlags struct {
 	Yes    bool `short:"y" help:"Do not ask. Where nobody can be asked it has to be given."`
 }
 
-// check is about ids, beside whether filters are given.
-func (c manyFlags) check(ids []string, filtered bool) error {
+// check is about ids beside filters.
+func (c manyFlags) check(ids []string, filter letterFilter) error {
+	filters := filter.given()
+	filtered := len(filters) > 0
 	switch {
 	case len(ids) > audit.MaxTargets:
 		return fmt.Errorf("%d ids, at most %d are allowed: choose them with filters", len(ids), audit.MaxTargets)
 	case c.All && len(ids) > 0:
 		return errors.New("ids and --all: give one of them")
 	case len(ids) > 0 && filtered:
-		return errors.New("ids and filters: give one of them")
+		flags := make([]string, len(filters))
+		for i, f := range filters {
+			flags[i] = f.flag
+		}
+		choose := "choose"
+		if len(flags) == 1 {
+			choose = "chooses"
+		}
+		text := fmt.Sprintf("an id and %s, which %s letters: give one of them", strings.Join(flags, " "), choose)
+		if filter.Reason != "" {
+			text += "; why it is done is said with --why"
+		}
+		return errors.New(text)
 	case len(ids) > 0 && c != manyFlags{Yes: c.Yes}:
 		return errors.New("--limit and --dry-run are for letters that filters choose")
 	case len(ids) == 0 && !filtered && !c.All:

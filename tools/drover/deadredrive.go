@@ -18,10 +18,9 @@ type deadRedriveCmd struct {
 	letterFilter
 	manyFlags
 	canaryFlags
-	actor
+	deed
 
 	IDs []string `arg:"" optional:"" name:"id" help:"The tasks' ids, or the letters' sequences in DEAD."`
-	Why string   `placeholder:"TEXT" help:"For the audit trail."`
 }
 
 // Help is the long text of --help.
@@ -53,7 +52,7 @@ type canaryFlags struct {
 
 // Validate is called by kong.
 func (c *deadRedriveCmd) Validate() error {
-	return firstError(c.check(c.IDs, c.letterFilter != letterFilter{}), c.waits())
+	return firstError(c.check(c.IDs, c.letterFilter), c.waits())
 }
 
 func (c canaryFlags) waits() error {
@@ -75,7 +74,7 @@ func (c *deadRedriveCmd) Run(ctx context.Context, app *App) error {
 			return m.named(ctx, c.letterName, c.IDs, e, redrive)
 		})
 	}
-	e.Filter = c.words(c.Died, now)
+	e.Filter = c.words(now)
 	return app.many(ctx, many{
 		manyFlags: c.manyFlags, filter: f, entry: e, done: "redriven",
 		do: func(ctx context.Context, m *mover, a *act, census deadletter.Census) (map[string]int, error) {

@@ -106,7 +106,7 @@ func (a *App) tell(s story) {
 	fact("group", "%s", s.Group)
 	fact("attempts", "%d failed, %d deaths, %d moves", s.Attempts, s.Deaths, s.Moves)
 	if s.Generation > 0 {
-		fact("redriven", "%d times before", s.Generation)
+		fact("redriven", "%s before", screen.Some(s.Generation, "time", "times"))
 	}
 	if s.Edited != "" {
 		fact("edited", "its arguments: drover audit ls --act %s", s.Edited)

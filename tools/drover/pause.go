@@ -10,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/task"
 	"github.com/droverhq/drover/streams"
@@ -20,15 +19,14 @@ import (
 // share names what to pause or resume.
 type share struct {
 	Share string `arg:"" name:"share" placeholder:"CLASS|SERVICE|CLASS/SERVICE" help:"A class, a service, or one class of one service: bulk, email, bulk/email."`
-	By    string `placeholder:"NAME" help:"Who does this. Without it, you at this machine."`
 }
 
 type pauseCmd struct {
 	share
+	deed
 
-	For    *time.Duration `placeholder:"DURATION" help:"For how long. The default is 1h."`
-	Until  string         `placeholder:"TIME" help:"Until when instead, as RFC 3339 has it."`
-	Reason string         `placeholder:"TEXT" help:"Why, for whoever looks at the lanes."`
+	For   *time.Duration `placeholder:"DURATION" help:"For how long. The default is 1h."`
+	Until string         `placeholder:"TIME" help:"Until when instead, as RFC 3339 has it."`
 }
 
 // Help is the long text of --help.
@@ -41,9 +39,9 @@ paused, and the audit trail who did it.
 
 Examples:
 
-    drover pause webhook --for 30m --reason 'the provider is down'
+    drover pause webhook --for 30m --why 'the provider is down'
     drover pause bulk/email --until 2026-12-24T18:00:00Z
-    drover pause bulk --reason 'let the night run finish first'`
+    drover pause bulk --why 'let the night run finish first'`
 }
 
 // Validate is called by kong.
@@ -80,7 +78,7 @@ func (c *pauseCmd) Run(ctx context.Context, app *App) error {
 		return usage(err)
 	}
 	return c.with(ctx, app, func(ctx context.Context, js jetstream.JetStream, of []fleet.Durable) error {
-		paused, err := fleet.Pause(ctx, js, of, fleet.Record{Until: until, Reason: c.Reason, By: c.who()})
+		paused, err := fleet.Pause(ctx, js, of, fleet.Record{Until: until, Reason: c.Why, By: c.who()})
 		for _, r := range paused {
 			if app.JSON {
 				err = errors.Join(err, app.encode(r))
@@ -95,7 +93,10 @@ func (c *pauseCmd) Run(ctx context.Context, app *App) error {
 	})
 }
 
-type resumeCmd struct{ share }
+type resumeCmd struct {
+	share
+	actor
+}
 
 // Help is the long text of --help.
 func (resumeCmd) Help() string {
@@ -122,13 +123,6 @@ func (c *resumeCmd) Run(ctx context.Context, app *App) error {
 		}
 		return err
 	})
-}
-
-func (c share) who() string {
-	if c.By != "" {
-		return c.By
-	}
-	return audit.Me()
 }
 
 // with calls f with the durables that the share names.

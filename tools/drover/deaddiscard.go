@@ -27,6 +27,7 @@ their traces keep it, too.
 Examples:
 
     drover dead discard order-17-mail --why 'sent by hand'
+    drover dead discard order-17-mail --why 'sent by hand' --dry-run
     drover dead discard 41 42 43 --by sequence --why 'test data'
     drover dead discard --group 3f9a0c17d2b4 --until 7d --why 'the customer left' --yes`
 }
@@ -54,6 +55,9 @@ func (c *deadDiscardCmd) Run(ctx context.Context, app *App) error {
 	}
 	if len(c.IDs) > 0 {
 		return app.moving(ctx, func(ctx context.Context, m *mover) error {
+			if c.DryRun {
+				return m.rehearse(ctx, c.letterName, c.IDs, "discarded")
+			}
 			return m.named(ctx, c.letterName, c.IDs, e, discard)
 		})
 	}

@@ -51,11 +51,7 @@ Examples:
 
 // Validate is called by kong.
 func (c *deadEditCmd) Validate() error {
-	flags := c.manyFlags
-	if len(c.IDs) > 0 {
-		flags.DryRun = false // it has a meaning for single ones here
-	}
-	if err := firstError(flags.check(c.IDs, c.letterFilter), c.waits()); err != nil {
+	if err := firstError(c.check(c.IDs, c.letterFilter), c.waits()); err != nil {
 		return err
 	}
 	switch {

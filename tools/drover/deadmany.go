@@ -46,8 +46,8 @@ func (c manyFlags) check(ids []string, filter letterFilter) error {
 			text += "; why it is done is said with --why"
 		}
 		return errors.New(text)
-	case len(ids) > 0 && c != manyFlags{Yes: c.Yes}:
-		return errors.New("--limit and --dry-run are for letters that filters choose")
+	case len(ids) > 0 && c.Limit != 0:
+		return errors.New("--limit is for letters that filters choose")
 	case len(ids) == 0 && !filtered && !c.All:
 		return errors.New("name dead letters by their ids, or choose them with filters, or all of them with --all")
 	}

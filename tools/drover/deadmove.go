@@ -60,16 +60,11 @@ type doing func(context.Context, *mover, deadletter.Letter) (moved, error)
 // named does something to the letters with these names, and keeps in the audit trail
 // to which.
 func (m *mover) named(ctx context.Context, by letterName, names []string, e audit.Entry, do doing) error {
-	found := make([]deadletter.Letter, len(names))
-	errs := make([]error, len(names))
+	found, errs := m.look(ctx, by, names)
 	var ids []string
-	for i, name := range names {
-		lctx, cancel := m.app.limit(ctx)
-		found[i], errs[i] = by.find(lctx, m.js, name)
-		errs[i] = patient(lctx, errs[i])
-		cancel()
+	for i, l := range found {
 		if errs[i] == nil {
-			ids = append(ids, found[i].ID)
+			ids = append(ids, l.ID)
 		}
 	}
 	if len(ids) == 0 {
@@ -97,6 +92,38 @@ func (m *mover) named(ctx context.Context, by letterName, names []string, e audi
 		errs[i] = m.told(name, found[i], did, errs[i])
 	}
 	return a.end(ctx, counts, errors.Join(errs...))
+}
+
+// look finds the letters with these names. Each has its error, or none.
+func (m *mover) look(ctx context.Context, by letterName, names []string) (found []deadletter.Letter, errs []error) {
+	for _, name := range names {
+		lctx, cancel := m.app.limit(ctx)
+		l, err := by.find(lctx, m.js, name)
+		found, errs = append(found, l), append(errs, patient(lctx, err))
+		cancel()
+	}
+	return found, errs
+}
+
+// rehearse shows the letters with these names, to which nothing is done.
+func (m *mover) rehearse(ctx context.Context, by letterName, names []string, done string) error {
+	found, errs := m.look(ctx, by, names)
+	n := 0
+	for i, l := range found {
+		switch {
+		case m.app.JSON:
+			errs[i] = m.told(names[i], l, moved{}, errs[i])
+		case errs[i] == nil:
+			m.app.printf("%s %s would be %s\n", l.Subject.Kind(), screen.Plain(l.ID), done)
+		}
+		if errs[i] == nil {
+			n++
+		}
+	}
+	if !m.app.JSON && n > 0 {
+		m.app.printf("%s would be %s; nothing was done\n", letters(n), done)
+	}
+	return errors.Join(errs...)
 }
 
 func resultOf(did moved, err error) string {

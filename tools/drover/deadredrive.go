@@ -71,6 +71,9 @@ func (c *deadRedriveCmd) Run(ctx context.Context, app *App) error {
 	e := audit.Entry{Verb: "dead.redrive", By: c.As, Reason: c.Why}
 	if len(c.IDs) > 0 {
 		return app.moving(ctx, func(ctx context.Context, m *mover) error {
+			if c.DryRun {
+				return m.rehearse(ctx, c.letterName, c.IDs, "redriven")
+			}
 			return m.named(ctx, c.letterName, c.IDs, e, redrive)
 		})
 	}

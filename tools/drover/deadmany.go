@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/droverhq/drover/shared/audit"
 	"github.com/droverhq/drover/shared/deadletter"
 	"github.com/droverhq/drover/tools/supervise/screen"
@@ -71,6 +73,9 @@ func (a *App) many(ctx context.Context, job many) error {
 		return err
 	}
 	census, err := deadletter.Groups(ctx, js, job.filter)
+	if err == nil && census.Count == 0 && job.filter.Fingerprint != "" {
+		err = thereIs(ctx, js, job.filter.Fingerprint)
+	}
 	disconnect()
 	if err != nil {
 		return deadError(err)
@@ -102,6 +107,15 @@ func (a *App) many(ctx context.Context, job many) error {
 		}
 		return act.end(ctx, only(counts), err)
 	})
+}
+
+// thereIs is an error when no letter is of a group: whoever names one means it.
+func thereIs(ctx context.Context, js jetstream.JetStream, group string) error {
+	census, err := deadletter.Groups(ctx, js, deadletter.Filter{Fingerprint: group, Limit: 1})
+	if err == nil && census.Count == 0 {
+		err = notFound(fmt.Errorf("group %s: no dead letter is of it: `drover dead` lists the groups", group))
+	}
+	return err
 }
 
 // ask asks the operator whether to go on. Where nobody can answer, the answer is no.

@@ -38,7 +38,7 @@ const exitCodes = `Exit codes of drover:
     0    done
     1    failed, and the error says why; some of what was asked for may be done
     2    wrong usage: a flag, an argument, a body or a fleet file. Nothing was done
-    3    not found: no such task or dead letter
+    3    not found: no such task, dead letter, group or breaker
     4    refused by the broker: the class is full, no stream takes the task, it is
          too large, or the credentials do not allow it. For "streams": a change
          that would lose tasks, and nothing was applied

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,10 +42,15 @@ type breakersLsCmd struct {
 
 // Help is the long text of --help.
 func (breakersLsCmd) Help() string {
-	return `    STATE     open; due, when its end has come and the next call will probe; half-open,
-              while it is probed; closed
-    LEFT      until it may be probed, or until another process may
-    BY        the operator who opened or closed it; - is the fleet itself
+	return `A destination that works has no breaker in this list. STATE is one of these:
+
+    open         no call goes through. Once its time is over, the process with the next
+                 call probes; without a call it is forgotten 10 minutes later
+    half-open    a process makes a few calls, which close it or open it again
+    closed       all calls go through; listed for 10 minutes, with --all
+
+LEFT is until it may be probed, or until another process may; due, when that time has
+come. BY is the operator who opened or closed it; - is the fleet itself.
 
 Examples:
 
@@ -74,14 +80,14 @@ func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
 func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {
 	t := &screen.Table{Head: []string{"SERVICE", "DESTINATION", "STATE", ">LEFT", "SINCE", "BY", "WHY"}}
 	for _, e := range all {
-		state, left := string(e.State), "-"
+		left := "-"
 		switch {
-		case e.State == breaker.Open && e.Claimable(now):
-			state = "due"
+		case e.Claimable(now):
+			left = "due"
 		case e.Until.After(now):
 			left = screen.Span(e.Until.Sub(now).Round(time.Second))
 		}
-		t.Add(screen.Plain(e.Service), screen.Cut(screen.Plain(e.Destination), destinationWidth), state, left,
+		t.Add(screen.Plain(e.Service), screen.Cut(screen.Plain(e.Destination), destinationWidth), string(e.State), left,
 			e.At.Local().Format(time.DateTime), cmp.Or(screen.Plain(e.By), "-"), screen.Cut(cmp.Or(screen.Plain(e.Reason), "-"), whyWidth))
 	}
 	return t
@@ -143,7 +149,45 @@ Examples:
 }
 
 func (c *breakersCloseCmd) Run(ctx context.Context, app *App) error {
-	return c.act(ctx, app, circuit.Close, circuit.Order{}, func(circuit.Entry) string { return "is called again" })
+	return c.act(ctx, app, closeListed, circuit.Order{}, func(circuit.Entry) string { return "is called again" })
+}
+
+// closeListed closes a breaker that there is a record of. Without one calls go
+// through already, and the name is most likely another.
+func closeListed(ctx context.Context, js jetstream.JetStream, o circuit.Order) (circuit.Entry, error) {
+	var names []string
+	var unread error
+	for e, err := range circuit.List(ctx, js, o.Service) {
+		switch {
+		case err != nil: // it may be the one
+			unread = firstError(unread, err)
+		case e.Destination == o.Destination:
+			return circuit.Close(ctx, js, o)
+		case e.State != breaker.Closed:
+			names = append(names, screen.Plain(e.Destination))
+		}
+	}
+	if unread != nil {
+		return circuit.Entry{}, unread
+	}
+	return circuit.Entry{}, notFound(fmt.Errorf("%s has no breaker of %s: %s", o.Service, screen.Plain(o.Destination), openOnes(names)))
+}
+
+const breakersNamed = 5 // in an error; drover breakers lists all
+
+func openOnes(names []string) string {
+	slices.Sort(names)
+	more := ""
+	if n := len(names) - breakersNamed; n > 0 {
+		names, more = names[:breakersNamed], fmt.Sprintf(" and %d more", n)
+	}
+	switch len(names) {
+	case 0:
+		return "none of its breakers is open"
+	case 1:
+		return "the one that is open is of " + names[0]
+	}
+	return "those that are open are of " + strings.Join(names, ", ") + more
 }
 
 func (c oneBreaker) act(

@@ -58,7 +58,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "timers": timers, "looks": looks, "collector": collector,
 			"paused": paused, "held": held, "removed": removed, "taken": taken, "announced": announced,
-			"bury": bury, "forget": forget, "listen": listen, "uses": uses, "limited": limited,
+			"bury": bury, "forget": forget, "listen": listen, "uses": uses, "limited": limited, "overdue": overdue,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

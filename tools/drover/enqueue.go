@@ -172,6 +172,9 @@ func deadline(text string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("--deadline %q: want a duration such as 5m, or a time such as %s", text, now.Add(time.Hour).UTC().Format(time.RFC3339))
 	}
+	if !t.After(now) { // it would be stored, and be a dead letter at once
+		return time.Time{}, fmt.Errorf("--deadline %s: it has passed", text)
+	}
 	return t, nil
 }
 

@@ -118,7 +118,7 @@ func result(e audit.Entry) string {
 	}
 	text := strings.Join(out, ", ")
 	if e.Error != "" {
-		text = strings.TrimPrefix(text+"; "+e.Error, "; ")
+		text = strings.TrimPrefix(text+"; "+headline(e.Error), "; ")
 	}
 	return screen.Plain(text)
 }

@@ -88,7 +88,7 @@ func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {
 			left = screen.Span(e.Until.Sub(now).Round(time.Second))
 		}
 		t.Add(screen.Plain(e.Service), screen.Cut(screen.Plain(e.Destination), destinationWidth), string(e.State), left,
-			e.At.Local().Format(time.DateTime), cmp.Or(screen.Plain(e.By), "-"), screen.Cut(cmp.Or(screen.Plain(e.Reason), "-"), whyWidth))
+			e.At.Local().Format(time.DateTime), cmp.Or(screen.Plain(e.By), "-"), screen.Cut(cmp.Or(headline(e.Reason), "-"), whyWidth))
 	}
 	return t
 }

@@ -101,7 +101,7 @@ func (a *App) census(c deadletter.Census, latest bool, limit int) error {
 	now := time.Now()
 	for _, g := range shown {
 		t.Add(g.Fingerprint, screen.Count(g.Count), g.Kind, string(g.Class), string(g.Reason), screen.Span(now.Sub(g.First)), screen.Span(now.Sub(g.Last)),
-			screen.Plain(g.ID), screen.Cut(screen.Plain(g.Error), errorWidth))
+			screen.Plain(g.ID), screen.Cut(headline(g.Error), errorWidth))
 	}
 	a.table(&t)
 	a.printf("\n%s in %s", letters(c.Count), screen.Some(len(c.Groups), "group", "groups"))

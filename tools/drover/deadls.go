@@ -67,7 +67,7 @@ func (c *deadLsCmd) Run(ctx context.Context, app *App) error {
 			continue
 		}
 		t.Add(strconv.FormatUint(l.Sequence, 10), screen.Span(time.Since(l.DiedAt)), l.Subject.Kind(), string(l.Subject.Class),
-			string(l.Reason), strconv.Itoa(l.Attempt), screen.Plain(l.ID), screen.Cut(screen.Plain(l.LastError()), errorWidth))
+			string(l.Reason), strconv.Itoa(l.Attempt), screen.Plain(l.ID), screen.Cut(headline(l.LastError()), errorWidth))
 	}
 	switch {
 	case app.JSON:

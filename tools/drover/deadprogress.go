@@ -114,7 +114,7 @@ func (p *progress) failure(e deadletter.Event) {
 	case p.m.app.JSON:
 		p.event("failed", e)
 	case p.failed <= failedTold:
-		p.say("failed again: %s %s (%s): %s", e.Letter.Subject.Kind(), screen.Plain(e.Letter.ID), e.Fate, screen.Cut(screen.Plain(e.Text), errorWidth))
+		p.say("failed again: %s %s (%s): %s", e.Letter.Subject.Kind(), screen.Plain(e.Letter.ID), e.Fate, screen.Cut(headline(e.Text), errorWidth))
 	case p.failed == failedTold+1:
 		p.say("and more, which are only counted")
 	}

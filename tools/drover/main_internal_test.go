@@ -142,6 +142,8 @@ func startWorker(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		case "fail":
 			return errors.New("connection refused by smtp.example.org")
+		case "panic":
+			panic("the relay is gone")
 		case "refuse":
 			return retry.Permanent(errors.New("550 no such mailbox\nsaid smtp.example.org"))
 		}

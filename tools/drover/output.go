@@ -49,6 +49,13 @@ func listing[T any](a *App, all []T, err error, table func() *screen.Table, none
 	return err
 }
 
+// headline is the first line of text from a stranger: of a panic what it said, without
+// the stack.
+func headline(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	return screen.Plain(line)
+}
+
 // printable is text from a stranger that keeps its lines, with nothing else that a
 // terminal would act upon. screen.Plain puts it on one line.
 func printable(text string) string {

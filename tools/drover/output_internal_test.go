@@ -10,3 +10,17 @@ func TestPrintable(t *testing.T) {
 		t.Errorf("printable(%q) = %q, want %q", text, got, want)
 	}
 }
+
+// A table has room for what was said, not for where.
+func TestHeadline(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"panic: boom\ngoroutine 16 [running]:\nruntime/debug.Stack()": "panic: boom",
+		"\n 550\tno\x1b[31m such mailbox\r\nsaid smtp.example.org":    "550 no·[31m such mailbox",
+		"": "",
+	} {
+		if got := headline(text); got != want {
+			t.Errorf("headline(%q) = %q, want %q", text, got, want)
+		}
+	}
+}

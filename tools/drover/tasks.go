@@ -151,7 +151,7 @@ func (a *App) listing(l backlog.Listing) {
 			in = screen.Span(time.Until(x.DueAt))
 		}
 		t.Add(screen.Span(time.Since(x.EnqueuedAt)), string(x.Place), screen.Plain(x.Subject.Kind()), screen.Plain(string(x.Subject.Class)),
-			x.Subject.Tenant, strconv.Itoa(x.Attempt), in, screen.Count(len(x.Stored.Data)), screen.Plain(x.ID), screen.Cut(screen.Plain(x.LastError()), errorWidth))
+			x.Subject.Tenant, strconv.Itoa(x.Attempt), in, screen.Count(len(x.Stored.Data)), screen.Plain(x.ID), screen.Cut(headline(x.LastError()), errorWidth))
 	}
 	a.table(&t)
 	a.printf("\n%s", screen.Some(len(l.Tasks), "task", "tasks"))

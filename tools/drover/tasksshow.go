@@ -147,7 +147,8 @@ func (a *App) tellTask(s taskStory) {
 	if len(s.Failures) > 0 {
 		a.printf("\nFailures\n")
 		for _, f := range s.Failures {
-			a.printf("%s%s  attempt %d: %s\n", indent, f.At.Local().Format(millis), f.Attempt, screen.Plain(f.Error))
+			text := strings.ReplaceAll(printable(f.Error), "\n", "\n"+indent+strings.Repeat(" ", len(millis))+"  ")
+			a.printf("%s%s  attempt %d: %s\n", indent, f.At.Local().Format(millis), f.Attempt, text)
 		}
 	}
 	a.printf("\nHeaders\n")

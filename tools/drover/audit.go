@@ -13,7 +13,7 @@ import (
 )
 
 type auditCmd struct {
-	Ls auditLsCmd `cmd:"" default:"withargs" help:"List who did what, and why."`
+	Ls auditLsCmd `cmd:"" default:"withargs" help:"List who did what, and why. This is what \"drover audit\" does alone."`
 }
 
 // Help is the long text of --help.
@@ -24,6 +24,7 @@ outcome. An act without an outcome was cut short, or is not over yet.
 
 Examples:
 
+    drover audit
     drover audit ls --since 24h
     drover audit ls --verb dead.discard --limit 0 --json`
 }

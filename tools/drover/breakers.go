@@ -16,7 +16,7 @@ import (
 )
 
 type breakersCmd struct {
-	Ls    breakersLsCmd    `cmd:"" default:"withargs" help:"List the destinations that are left alone."`
+	Ls    breakersLsCmd    `cmd:"" default:"withargs" help:"List the destinations that are left alone. This is what \"drover breakers\" does alone."`
 	Open  breakersOpenCmd  `cmd:"" help:"Have a service leave a destination alone for a while."`
 	Close breakersCloseCmd `cmd:"" help:"Have a service call a destination again at once."`
 }

@@ -16,7 +16,7 @@ import (
 )
 
 type tasksCmd struct {
-	Ls   tasksLsCmd   `cmd:"" help:"List tasks, oldest first."`
+	Ls   tasksLsCmd   `cmd:"" default:"withargs" help:"List tasks, oldest first. This is what \"drover tasks\" does alone."`
 	Show tasksShowCmd `cmd:"" help:"Find a task by its id, and show where it is and what it says."`
 }
 
@@ -26,7 +26,8 @@ func (tasksCmd) Help() string {
 
 Examples:
 
-    drover tasks ls --class urgent
+    drover tasks
+    drover tasks --class urgent
     drover tasks show order-17-mail`
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
 	"strings"
 	"time"
 
@@ -134,14 +135,31 @@ func parse(s Service, args []string, stdout io.Writer) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = parser.Parse(args)
+	kctx, err := parser.Parse(args)
 	if exited { // help or version is out; what else is missing does not matter
 		return nil, nil //nolint:nilnil // documented at configure
+	}
+	if err == nil {
+		err = noTime(kctx.Flags())
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &settings{flags: g.Common}, nil
+}
+
+// noTime refuses a duration of nothing for the service's own flags. A configuration
+// that is made by a program takes it for the default, which on a command line nobody
+// can mean. A flag whose default it is says what it stands for.
+func noTime(all []*kong.Flag) error {
+	var errs []error
+	for _, f := range all {
+		d, ok := reflect.TypeAssert[time.Duration](f.Target)
+		if ok && d == 0 && f.Group != nil && f.Group.Key == "own" && f.HasDefault && f.Default != "0" {
+			errs = append(errs, fmt.Errorf("--%s %v: want more than nothing", f.Name, d))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // resolve reads the fleet file and checks what kong cannot.

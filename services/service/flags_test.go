@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/droverhq/drover/services/service"
 )
 
 // config is a service's own configuration.
 type config struct {
-	Addr string `name:"smtp-addr" env:"TEST_SMTP_ADDR" help:"SMTP server."`
+	Addr    string        `name:"smtp-addr" env:"TEST_SMTP_ADDR" help:"SMTP server."`
+	Timeout time.Duration `name:"smtp-timeout" default:"5s"`
 }
 
 func configured() (service.Service, *config) {
@@ -60,6 +62,7 @@ func TestUsageErrors(t *testing.T) {
 		{"credentials away", []string{"--creds", "/none.creds"}, "--creds: stat /none.creds: no such file or directory"},
 		{"two identities", []string{"--creds", fleet, "--nkey", fleet}, "--creds and --nkey: give one of them"},
 		{"own configuration", []string{"--smtp-addr", ""}, "smtp server is not set"},
+		{"no time", []string{"--smtp-timeout", "0"}, "--smtp-timeout 0s: want more than nothing"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -29,6 +29,14 @@ type Globals struct {
 	JSON    bool          `name:"json" group:"all" help:"Write JSON for programs instead of text for people."`
 }
 
+// Validate is called by kong.
+func (g *Globals) Validate() error {
+	if g.Timeout <= 0 {
+		return fmt.Errorf("--timeout %v: want more than nothing", g.Timeout)
+	}
+	return nil
+}
+
 // App is what every verb gets: where it reads and writes, and the common flags.
 type App struct {
 	Globals

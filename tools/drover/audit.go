@@ -61,6 +61,9 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 	if f.Until, err = when("--until", c.Until, now); err != nil {
 		return usage(err)
 	}
+	if err := between(f.Since, f.Until); err != nil {
+		return usage(err)
+	}
 	js, done, err := app.connect(ctx)
 	if err != nil {
 		return err

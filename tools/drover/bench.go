@@ -14,8 +14,8 @@ import (
 )
 
 type benchCmd struct {
-	Rounds int  `placeholder:"N" help:"Rounds that count, after one that does not. The default is 5."`
-	Tasks  int  `placeholder:"N" help:"Tasks in each drain and in each publish of many. The default is 50,000."`
+	Rounds *int `placeholder:"N" help:"Rounds that count, after one that does not. The default is 5."`
+	Tasks  *int `placeholder:"N" help:"Tasks in each drain and in each publish of many. The default is 50,000."`
 	Quick  bool `help:"A few seconds, for a first look: 3 rounds of 20,000 tasks."`
 	Check  bool `help:"Exit with 1 when a figure misses what the project promises."`
 }
@@ -37,8 +37,11 @@ Examples:
 
 // Validate is called by kong.
 func (c *benchCmd) Validate() error {
-	if c.Rounds < 0 || c.Tasks < 0 {
-		return errors.New("--rounds and --tasks: want more than nothing")
+	switch {
+	case c.Rounds != nil && *c.Rounds < 1:
+		return fmt.Errorf("--rounds %d: want 1 or more", *c.Rounds)
+	case c.Tasks != nil && *c.Tasks < 2:
+		return fmt.Errorf("--tasks %d: want 2 or more", *c.Tasks)
 	}
 	return nil
 }
@@ -55,11 +58,11 @@ func (c *benchCmd) Run(ctx context.Context, app *App) error {
 	if c.Quick {
 		cfg = bench.Quick()
 	}
-	if c.Rounds > 0 {
-		cfg.Rounds = c.Rounds
+	if c.Rounds != nil {
+		cfg.Rounds = *c.Rounds
 	}
-	if c.Tasks > 0 {
-		cfg.Tasks = c.Tasks
+	if c.Tasks != nil {
+		cfg.Tasks = *c.Tasks
 	}
 	cfg.Logger = log
 	cfg.Progress = func(line string) { _, _ = fmt.Fprintln(app.Stderr, line) }

@@ -77,8 +77,10 @@ func (f letterFilter) filter(now time.Time) (deadletter.Filter, error) {
 	if d.Since, err = when("--since", f.Since, now); err != nil {
 		return d, err
 	}
-	d.Until, err = when("--until", f.Until, now)
-	return d, err
+	if d.Until, err = when("--until", f.Until, now); err != nil {
+		return d, err
+	}
+	return d, between(d.Since, d.Until)
 }
 
 // words is what was chosen, as one would type it.
@@ -150,6 +152,14 @@ func when(flag, text string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("%s %q: want a duration such as 24h or 7d, or a time such as %s", flag, text, now.Add(-time.Hour).UTC().Format(time.RFC3339))
+}
+
+// between is about a span of time that has an end before it has a beginning.
+func between(since, until time.Time) error {
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		return fmt.Errorf("--since %s is not before --until %s: nothing is between them", second(since), second(until))
+	}
+	return nil
 }
 
 // letter are the keys of dead ls --json, one object for each dead letter.

@@ -20,7 +20,7 @@ import (
 // lets through.
 type manyFlags struct {
 	All    bool `help:"All dead letters, where no filter is given."`
-	Limit  int  `placeholder:"N" help:"At most this many, the oldest first."`
+	Limit  *int `placeholder:"N" help:"At most this many, the oldest first."`
 	DryRun bool `help:"Only show which letters it would be."`
 	Yes    bool `short:"y" help:"Do not ask. Where nobody can be asked it has to be given."`
 }
@@ -48,12 +48,15 @@ func (c manyFlags) check(ids []string, filter letterFilter) error {
 			text += "; why it is done is said with --why"
 		}
 		return errors.New(text)
-	case len(ids) > 0 && c.Limit != 0:
+	case len(ids) > 0 && c.Limit != nil:
 		return errors.New("--limit is for letters that filters choose")
 	case len(ids) == 0 && !filtered && !c.All:
 		return errors.New("name dead letters by their ids, or choose them with filters, or all of them with --all")
 	}
-	return checkLimit(c.Limit)
+	if c.Limit != nil && *c.Limit < 1 {
+		return fmt.Errorf("--limit %d: want 1 or more", *c.Limit)
+	}
+	return nil
 }
 
 // many is something to be done to all letters that a filter lets through.
@@ -67,7 +70,9 @@ type many struct {
 }
 
 func (a *App) many(ctx context.Context, job many) error {
-	job.filter.Limit = job.Limit
+	if job.Limit != nil {
+		job.filter.Limit = *job.Limit
+	}
 	js, disconnect, err := a.connect(ctx)
 	if err != nil {
 		return err

@@ -67,6 +67,16 @@ type laneState struct {
 	At          time.Time  `json:"at"` // when it was read
 }
 
+const leastEvery = 10 * time.Millisecond // the broker has other work
+
+// Validate is called by kong.
+func (c *lanesCmd) Validate() error {
+	if c.Every < leastEvery {
+		return fmt.Errorf("--every %v: want %v or more", c.Every, leastEvery)
+	}
+	return nil
+}
+
 func (c *lanesCmd) Run(ctx context.Context, app *App) error {
 	fleet, err := app.fleet()
 	if err != nil {
@@ -88,9 +98,6 @@ func (c *lanesCmd) Run(ctx context.Context, app *App) error {
 }
 
 func (c *lanesCmd) check(app *App, fleet *streams.Fleet) error {
-	if c.Every <= 0 {
-		return fmt.Errorf("--every %v: want more than nothing", c.Every)
-	}
 	for _, s := range c.Service {
 		if _, ok := fleet.Service(s); !ok {
 			return fmt.Errorf("--service %s: %s has %s", s, app.where(), served(fleet))

@@ -141,6 +141,8 @@ func (c *upCmd) elsewhere(fleet *streams.Fleet) []string {
 	return out
 }
 
+const mostProcesses = 64 // of one service on one machine, as the supervisor has it
+
 func (c *upCmd) config(app *App) (supervise.Config, error) {
 	fleet, err := app.fleet()
 	if err != nil {
@@ -158,6 +160,8 @@ func (c *upCmd) config(app *App) (supervise.Config, error) {
 	scale := maps.Clone(c.Scale)
 	for name, n := range c.Scale {
 		switch _, ok := fleet.Service(name); {
+		case n < 0 || n > mostProcesses:
+			return supervise.Config{}, usage(fmt.Errorf("--scale %s=%d: want 0 to %d", name, n, mostProcesses))
 		case !ok && !slices.Contains(withoutTasks(), name):
 			return supervise.Config{}, usage(fmt.Errorf("--scale %s: %s has %s", name, app.where(), served(fleet)))
 		case n != 0 && !contains(name):

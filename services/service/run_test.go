@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -135,6 +136,10 @@ func TestExitCodes(t *testing.T) {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		}, 1},
+	}
+	s := service.Service{Name: "email", Run: tests[0].run}
+	if got := service.Exec(t.Context(), s, []string{"--nats", "nats://127.0.0.1:1", "--nats-wait", "1ms"}, io.Discard, io.Discard); got != 5 {
+		t.Errorf("Exec() without a broker = %d, want 5", got)
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

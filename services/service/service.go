@@ -45,6 +45,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/droverhq/drover/shared/broker"
 	"github.com/droverhq/drover/shared/worker"
 )
 
@@ -82,10 +83,11 @@ var ErrUsage = errors.New("wrong usage")
 
 // Exit codes of a service's process.
 const (
-	exitDrained = 0  // asked to end, and every delivery is settled
-	exitError   = 1  // it ended by itself; the error says why
-	exitUsage   = 2  // starting it again changes nothing
-	exitRestart = 75 // EX_TEMPFAIL: it is worn, or too many handlers are stuck: start a fresh process
+	exitDrained     = 0  // asked to end, and every delivery is settled
+	exitError       = 1  // it ended by itself; the error says why
+	exitUsage       = 2  // starting it again changes nothing
+	exitUnreachable = 5  // there is no broker that it can work with; the drover command has the same
+	exitRestart     = 75 // EX_TEMPFAIL: it is worn, or too many handlers are stuck: start a fresh process
 )
 
 // Main runs s with the arguments of this process, and exits with one of the codes
@@ -95,8 +97,8 @@ func Main(s Service) {
 }
 
 // Exec runs s as Run does, tells the operator on stderr why it ended if it ended
-// with an error, and returns the exit code: 0 drained, 1 error, 2 usage, 75 to be
-// started again at once.
+// with an error, and returns the exit code: 0 drained, 1 error, 2 usage, 5 without
+// a broker, 75 to be started again at once.
 func Exec(ctx context.Context, s Service, args []string, stdout, stderr io.Writer) int {
 	err := Run(ctx, s, args, stdout, stderr)
 	switch {
@@ -113,6 +115,9 @@ func Exec(ctx context.Context, s Service, args []string, stdout, stderr io.Write
 		return exitRestart
 	}
 	slog.ErrorContext(ctx, "service ended with an error", slog.Any("error", err))
+	if errors.Is(err, broker.ErrUnreachable) || errors.Is(err, broker.ErrTooOld) || errors.Is(err, broker.ErrNoJetStream) {
+		return exitUnreachable
+	}
 	return exitError
 }
 

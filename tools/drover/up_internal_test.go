@@ -240,6 +240,7 @@ func TestRun(t *testing.T) {
 		{[]string{"run", "email", "--help"}, exitOK, "--smtp-addr"},
 		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitUsage, "lets webhook serve urgent, default, bulk"},
 		{[]string{"run", "fax"}, exitUsage, "run fax: this command contains no such service, only deadletter, email, webhook: start any other from its own binary"},
+		{[]string{"run", "webhook", "--nats=nats://127.0.0.1:1", "--nats-wait=1ms", "--admin="}, exitUnreachable, "no broker at nats://127.0.0.1:1"},
 		{[]string{"run"}, exitUsage, "drover run --help"},
 		{[]string{"run", "--help"}, exitOK, "drover run email --pool retry"},
 	} {

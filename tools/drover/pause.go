@@ -159,13 +159,11 @@ func (c share) durables(app *App, f *streams.Fleet) ([]fleet.Durable, error) {
 			service = anything
 		}
 	}
-	var out []fleet.Durable
-	for _, d := range f.Topology().Consumers {
-		if (class == anything || d.Class == class) && (service == anything || d.Service == service) {
-			out = append(out, fleet.Durable{Class: d.Class, Service: d.Service, Stream: d.Stream, Name: d.Config.Durable})
-		}
-	}
+	out := durablesOf(f, class, service)
 	if out == nil {
+		if both && durablesOf(f, task.Class(second), first) != nil {
+			return nil, fmt.Errorf("%s: the class comes first: %s/%s", c.Share, second, first)
+		}
 		var classes []task.Class
 		for _, class := range f.Classes {
 			classes = append(classes, class.Name)
@@ -176,6 +174,15 @@ func (c share) durables(app *App, f *streams.Fleet) ([]fleet.Durable, error) {
 }
 
 const anything = "*"
+
+func durablesOf(f *streams.Fleet, class task.Class, service string) (out []fleet.Durable) {
+	for _, d := range f.Topology().Consumers {
+		if (class == anything || d.Class == class) && (service == anything || d.Service == service) {
+			out = append(out, fleet.Durable{Class: d.Class, Service: d.Service, Stream: d.Stream, Name: d.Config.Durable})
+		}
+	}
+	return out
+}
 
 // pauses are the records of pauses, for explaining what lanes say.
 type pauses struct {

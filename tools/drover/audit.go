@@ -90,7 +90,8 @@ func (c *auditLsCmd) Run(ctx context.Context, app *App) error {
 	case len(t.Rows) == 0:
 		app.printf("nothing was done\n")
 	default:
-		app.table(&t)
+		app.table(&t, give{"WHAT", 32}, give{"RESULT", 32}, give{"ACT", 0}, give{"WHAT", 24}, give{"RESULT", 16}, give{"PHASE", 0}, give{"BY", 12},
+			give{"WHY", 24}, give{"WHAT", 16}, give{"TIME", 0}, give{"WHY", 12}, give{"WHAT", 12}, give{"BY", 8})
 	}
 	return nil
 }

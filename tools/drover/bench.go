@@ -102,7 +102,7 @@ func (a *App) figures(r *bench.Report) {
 	t.Add("publish to start, p50", ms(r.StartP50), ms(r.StartBareP50), ratio(r.StartP50Ratio), "0.5 ms or less")
 	t.Add("  p99", ms(r.StartP99), ms(r.StartBareP99), ratio(r.StartP99Ratio), "3 ms or less")
 	t.Add("  longest", ms(r.StartMost), ms(r.StartBareMost), "", "")
-	a.table(&t)
+	a.table(&t, give{"PROMISE", 0}, give{"RATIO", 0})
 	where := "at --nats"
 	if r.Embedded {
 		where = "embedded in this process"

@@ -74,7 +74,8 @@ func (c *breakersLsCmd) Run(ctx context.Context, app *App) error {
 	slices.SortFunc(all, func(a, b circuit.Entry) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Destination, b.Destination))
 	})
-	return listing(app, all, err, func() *screen.Table { return breakerTable(all, time.Now()) }, "no breaker is open")
+	return listing(app, all, err, func() *screen.Table { return breakerTable(all, time.Now()) }, "no breaker is open",
+		give{"WHY", 32}, give{"SINCE", 0}, give{"BY", 12}, give{"DESTINATION", 24}, give{"BY", 0}, give{"WHY", 12}, give{"DESTINATION", 12})
 }
 
 func breakerTable(all []circuit.Entry, now time.Time) *screen.Table {

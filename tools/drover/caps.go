@@ -72,7 +72,8 @@ func (c *capsCmd) Run(ctx context.Context, app *App) error {
 	all = slices.DeleteFunc(all, func(s capState) bool {
 		return c.Service != "" && !slices.ContainsFunc(s.Holders, func(h capHolder) bool { return h.Service == c.Service })
 	})
-	return listing(app, all, err, func() *screen.Table { return capTable(screen.StyleOf(app.Stdout), all) }, "no resource with a cap is in use")
+	return listing(app, all, err, func() *screen.Table { return capTable(screen.StyleOf(app.Stdout), all) }, "no resource with a cap is in use",
+		give{"BY", 24}, give{"RESOURCE", 24}, give{"SILENT", 0}, give{"BY", 10}, give{"RESOURCE", 12}, give{"WANTED", 0})
 }
 
 // capsOf reads the resources that are in use, by name. What cannot be read is the

@@ -103,15 +103,21 @@ func (a *App) census(c deadletter.Census, latest bool, limit int) error {
 		t.Add(g.Fingerprint, screen.Count(g.Count), g.Kind, string(g.Class), string(g.Reason), screen.Span(now.Sub(g.First)), screen.Span(now.Sub(g.Last)),
 			screen.Plain(g.ID), screen.Cut(headline(g.Error), errorWidth))
 	}
-	a.table(&t)
-	a.printf("\n%s in %s", letters(c.Count), screen.Some(len(c.Groups), "group", "groups"))
+	seen := a.table(&t, give{"ERROR", 40}, give{"FIRST", 0}, give{"LAST", 0}, give{"EXAMPLE", 0}, give{"ERROR", 24}, give{"CLASS", 0},
+		give{"ERROR", 16}, give{"KIND", 10})
+	text := total(c)
 	if n := len(c.Groups) - len(shown); n > 0 {
-		a.printf(", %s of them not shown: --limit 0 shows all", screen.Count(n))
+		text += fmt.Sprintf(", %s of them not shown: --limit 0 shows all", screen.Count(n))
 	}
 	if c.Rest > 0 {
-		a.printf("; %s in further groups, which are too many to tell apart", screen.Count(c.Rest))
+		text += fmt.Sprintf("; %s in further groups, which are too many to tell apart", screen.Count(c.Rest))
 	}
-	a.printf("; `drover dead show EXAMPLE` tells the story of one\n")
+	if has(seen, "EXAMPLE") {
+		text += "; `drover dead show EXAMPLE` tells the story of one"
+	} else {
+		text += "; `drover dead ls --group GROUP` lists those of one"
+	}
+	a.note(text)
 	return nil
 }
 

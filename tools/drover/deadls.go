@@ -74,12 +74,17 @@ func (c *deadLsCmd) Run(ctx context.Context, app *App) error {
 	case n == 0:
 		app.printf("no dead letters\n")
 	default:
-		app.table(&t)
-		app.printf("\n%s", letters(n))
+		seen := app.table(&t, give{"ERROR", 40}, give{"ATTEMPTS", 0}, give{"ID", 0}, give{"ERROR", 24}, give{"CLASS", 0}, give{"AGE", 0},
+			give{"ERROR", 16}, give{"KIND", 10})
+		text := letters(n)
 		if more {
-			app.printf(", and there are more: --limit 0 lists all")
+			text += ", and there are more: --limit 0 lists all"
 		}
-		app.printf("; `drover dead show ID` tells the story of one\n")
+		name := "ID"
+		if !has(seen, name) {
+			name = "SEQUENCE"
+		}
+		app.note(text + "; `drover dead show " + name + "` tells the story of one")
 	}
 	return nil
 }

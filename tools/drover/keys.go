@@ -68,7 +68,7 @@ func (c keysCmd) Run(app *App) error {
 	for _, k := range list {
 		t.Add(k.User, cmp.Or(string(k.Role), "-"), k.Key, string(k.State), k.File)
 	}
-	app.table(&t)
+	app.table(&t, give{"KEY", 12}, give{"ROLE", 0}, give{"KEY", 0}, give{"FILE", 16})
 	conf := filepath.Join(c.Dir, keyring.ConfFile)
 	if !changed {
 		app.printf("\n%s is as %s wants it\n", conf, app.where())

@@ -151,7 +151,7 @@ func (c *lanesCmd) watch(ctx context.Context, app *App, js jetstream.JetStream, 
 		case !app.JSON:
 			lines := append([]string{time.Now().Format(time.TimeOnly) + "  every " + c.Every.String() + ", ctrl-C ends", ""}, c.lines(app, fleet, lanes, held)...)
 			if err != nil {
-				lines = append(lines, strings.Split(err.Error(), "\n")...)
+				lines = append(lines, app.wrapped(strings.Split(err.Error(), "\n")...)...)
 			}
 			write(lines)
 		case err != nil: // an election, a restart: look again
@@ -208,9 +208,9 @@ func (c *lanesCmd) lines(app *App, fleet *streams.Fleet, lanes []streams.Lane, h
 		t.Add(string(l.Class), l.Service, laneName(l), quiet(style, l.Depth), oldest, quiet(style, l.InFlight),
 			quiet(style, l.Redelivered), quiet(style, l.Pulls), timers, dead)
 	}
-	lines := t.Lines(style)
+	lines, _ := app.fit(&t, give{"AGAIN", 0}, give{"PULLS", 0}, give{"TIMERS", 0}, give{"OLDEST", 0})
 	if n := notes(fleet, lanes, held); len(n) > 0 {
-		lines = append(append(lines, ""), n...)
+		lines = append(append(lines, ""), app.wrapped(n...)...)
 	}
 	return lines
 }

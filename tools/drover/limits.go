@@ -64,7 +64,8 @@ func (c *limitsCmd) Run(ctx context.Context, app *App) error {
 	slices.SortFunc(all, func(a, b limitState) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), -cmp.Compare(a.Waiting, b.Waiting), cmp.Compare(a.Key, b.Key))
 	})
-	return listing(app, all, err, func() *screen.Table { return limitTable(screen.StyleOf(app.Stdout), all) }, "no rate limit is in use")
+	return listing(app, all, err, func() *screen.Table { return limitTable(screen.StyleOf(app.Stdout), all) }, "no rate limit is in use",
+		give{"KEY", 12})
 }
 
 func limitOf(e quota.Entry, now time.Time) limitState {

@@ -2,36 +2,44 @@ package main
 
 import (
 	"io"
-	"os"
 	"strings"
 	"unicode"
-
-	"golang.org/x/term"
 
 	"github.com/droverhq/drover/tools/supervise/screen"
 )
 
-// lines writes text for people, cut where a terminal would wrap it.
+// lines writes text for people.
 func (a *App) lines(lines ...string) {
-	width := 0
-	if f, ok := a.Stdout.(*os.File); ok && screen.IsTerminal(f) {
-		if cols, _, err := term.GetSize(int(f.Fd())); err == nil {
-			width = cols
-		}
-	}
-	var b strings.Builder
-	for _, l := range lines {
-		b.WriteString(screen.Cut(l, width) + "\n")
-	}
-	_, _ = io.WriteString(a.Stdout, b.String()) // nobody reads any more
+	_, _ = io.WriteString(a.Stdout, strings.Join(lines, "\n")+"\n") // nobody reads any more
 }
 
-// table writes t for people.
-func (a *App) table(t *screen.Table) { a.lines(t.Lines(screen.StyleOf(a.Stdout))...) }
+// fit lays t out for people. On a terminal it gets narrower by these steps, and in the
+// end its lines are cut. It returns what is shown of t, too.
+func (a *App) fit(t *screen.Table, steps ...give) ([]string, *screen.Table) {
+	width := a.width()
+	if width > 0 {
+		t = narrowed(t, width, steps)
+	}
+	lines := t.Lines(screen.StyleOf(a.Stdout))
+	for i, l := range lines {
+		lines[i] = screen.Cut(l, width)
+	}
+	return lines, t
+}
+
+// table writes t for people, and returns what is shown of it.
+func (a *App) table(t *screen.Table, steps ...give) *screen.Table {
+	lines, t := a.fit(t, steps...)
+	a.lines(lines...)
+	return t
+}
+
+// note writes what is to be said below a table. It is never cut.
+func (a *App) note(text string) { a.lines(append([]string{""}, a.wrapped(text)...)...) }
 
 // listing writes all that there is: JSON lines for programs, a table for people, or none
 // when there is nothing. It returns err, of what could not be read beside them.
-func listing[T any](a *App, all []T, err error, table func() *screen.Table, none string) error {
+func listing[T any](a *App, all []T, err error, table func() *screen.Table, none string, steps ...give) error {
 	if a.JSON {
 		for _, v := range all {
 			if err := a.encode(v); err != nil {
@@ -42,7 +50,7 @@ func listing[T any](a *App, all []T, err error, table func() *screen.Table, none
 	}
 	switch {
 	case len(all) > 0:
-		a.table(table())
+		a.table(table(), steps...)
 	case err == nil:
 		a.printf("%s\n", none)
 	}

@@ -2,10 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
-
-	"golang.org/x/term"
 
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/supervise/screen"
@@ -21,10 +18,7 @@ var (
 
 // changes shows a block for each change, and sums them up.
 func (a *App) changes(changes []streams.Change, t tense) {
-	style, width := screen.StyleOf(a.Stdout), 0
-	if f, ok := a.Stdout.(*os.File); ok && screen.IsTerminal(f) {
-		width, _, _ = term.GetSize(int(f.Fd()))
-	}
+	style, width := screen.StyleOf(a.Stdout), a.width()
 	count := map[streams.Action]int{}
 	for _, c := range changes {
 		count[c.Action]++
@@ -81,23 +75,4 @@ func block(c streams.Change, t tense, style screen.Style, width int) []string {
 		out = append(out, "        "+style.Busy(d))
 	}
 	return append(out, "")
-}
-
-// wrap breaks text between words into lines of at most width columns.
-func wrap(text string, width int) []string {
-	var lines []string
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		if line != "" && screen.Width(line)+1+screen.Width(word) > width {
-			lines, line = append(lines, line), ""
-		}
-		if line != "" {
-			line += " "
-		}
-		line += word
-	}
-	if line != "" {
-		lines = append(lines, line)
-	}
-	return lines
 }

@@ -76,13 +76,14 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 		}
 	}
 	if err == nil || len(all) > 0 {
-		app.lines(processLines(screen.StyleOf(app.Stdout), all, absent)...)
+		app.processes(all, absent)
 	}
 	return err
 }
 
-// processLines is the table of processes, and what in it wants somebody.
-func processLines(style screen.Style, all []fleet.Process, absent []string) []string {
+// processes writes a table of processes, and what in it wants somebody.
+func (a *App) processes(all []fleet.Process, absent []string) {
+	style := screen.StyleOf(a.Stdout)
 	var notes []string
 	t := screen.Table{Head: []string{"SERVICE", "INSTANCE", "VERSION", "HOST", ">PID", ">UP", ">RUNNING", ">SETTLED", "STATE", "BUSY WITH"}}
 	for _, p := range all {
@@ -108,14 +109,16 @@ func processLines(style screen.Style, all []fleet.Process, absent []string) []st
 	for _, s := range absent {
 		notes = append(notes, fmt.Sprintf("no process of %s says that it is there: start one %s", s, howToStart(s)))
 	}
-	var out []string
 	if len(all) > 0 {
-		out = t.Lines(style)
+		a.table(&t, give{"BUSY WITH", 28}, give{"VERSION", 10}, give{"HOST", 12}, give{"VERSION", 0}, give{"PID", 0}, give{"HOST", 0}, give{"SETTLED", 0},
+			give{"BUSY WITH", 12}, give{"UP", 0})
 		if notes != nil {
-			out = append(out, "")
+			a.lines("")
 		}
 	}
-	return append(out, notes...)
+	if notes != nil {
+		a.lines(a.wrapped(notes...)...)
+	}
 }
 
 const (

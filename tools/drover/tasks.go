@@ -154,17 +154,18 @@ func (a *App) listing(l backlog.Listing) {
 		t.Add(screen.Span(time.Since(x.EnqueuedAt)), string(x.Place), screen.Plain(x.Subject.Kind()), screen.Plain(string(x.Subject.Class)),
 			x.Subject.Tenant, strconv.Itoa(x.Attempt), in, screen.Count(len(x.Stored.Data)), screen.Plain(x.ID), screen.Cut(headline(x.LastError()), errorWidth))
 	}
-	a.table(&t)
-	a.printf("\n%s", screen.Some(len(l.Tasks), "task", "tasks"))
+	a.table(&t, give{"ERROR", 40}, give{"SIZE", 0}, give{"TENANT", 0}, give{"ATTEMPTS", 0}, give{"CLASS", 0}, give{"ERROR", 16}, give{"AGE", 0},
+		give{"KIND", 10}, give{"IN", 0})
+	text := screen.Some(len(l.Tasks), "task", "tasks")
 	switch {
 	case l.More > 0 && l.Unsure:
-		a.printf(", and %s more at least", screen.Count(l.More))
+		text += fmt.Sprintf(", and %s more at least", screen.Count(l.More))
 	case l.More > 0:
-		a.printf(", and %s more: --limit shows more of them", screen.Count(l.More))
+		text += fmt.Sprintf(", and %s more: --limit shows more of them", screen.Count(l.More))
 	case l.Unsure:
-		a.printf(", and there may be more: not all could be looked at")
+		text += ", and there may be more: not all could be looked at"
 	}
-	a.printf("; `drover tasks show ID` shows one\n")
+	a.note(text + "; `drover tasks show ID` shows one")
 }
 
 // backlogError gives errors about tasks their exit codes.

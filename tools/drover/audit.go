@@ -115,11 +115,17 @@ func what(e audit.Entry) string {
 	return screen.Plain(strings.Join(out, " "))
 }
 
+const intended = "letters" // that an act is about; the other counts are what became of them
+
 // result is what became of an act.
 func result(e audit.Entry) string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(e.Counts)) {
-		out = append(out, fmt.Sprintf("%d %s", e.Counts[k], k))
+		if k == intended {
+			out = append(out, screen.Some(e.Counts[k], "letter", intended))
+			continue
+		}
+		out = append(out, screen.Count(e.Counts[k])+" "+k)
 	}
 	text := strings.Join(out, ", ")
 	if e.Error != "" {

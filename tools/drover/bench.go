@@ -107,6 +107,6 @@ func (a *App) figures(r *bench.Report) {
 	if r.Embedded {
 		where = "embedded in this process"
 	}
-	a.printf("\nmedians of %d rounds in %s, %s tasks each; nats-server %s %s; %s, %d CPUs\n",
-		r.Rounds, screen.Span(time.Duration(r.Seconds*float64(time.Second))), screen.Count(r.Tasks), r.Broker, where, r.Go, r.CPUs)
+	a.printf("\nmedians of %s in %s, %s tasks each; nats-server %s %s; %s, %d CPUs\n",
+		screen.Some(r.Rounds, "round", "rounds"), screen.Span(time.Duration(r.Seconds*float64(time.Second))), screen.Count(r.Tasks), r.Broker, where, r.Go, r.CPUs)
 }

@@ -101,7 +101,7 @@ func (a *App) many(ctx context.Context, job many) error {
 		}
 	}
 	return a.moving(ctx, func(ctx context.Context, m *mover) error {
-		job.entry.Counts = map[string]int{"letters": census.Count}
+		job.entry.Counts = map[string]int{intended: census.Count}
 		act, err := beginAct(ctx, m.js, job.entry)
 		if err != nil {
 			return err

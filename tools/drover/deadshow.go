@@ -104,7 +104,7 @@ func (a *App) tell(s story) {
 	}
 	fact("reason", "%s", s.Reason)
 	fact("group", "%s", s.Group)
-	fact("attempts", "%d failed, %d deaths, %d moves", s.Attempts, s.Deaths, s.Moves)
+	fact("attempts", "%d failed, %s, %s", s.Attempts, screen.Some(s.Deaths, "death", "deaths"), screen.Some(s.Moves, "move", "moves"))
 	if s.Generation > 0 {
 		fact("redriven", "%s before", screen.Some(s.Generation, "time", "times"))
 	}

@@ -136,7 +136,7 @@ func (a *App) tellTask(s taskStory) {
 	if s.Deadline != nil {
 		row("deadline", "%s", second(*s.Deadline))
 	}
-	row("attempts", "%d failed, %d deaths, generation %d", s.Attempts, s.Deaths, s.Generation)
+	row("attempts", "%d failed, %s, generation %d", s.Attempts, screen.Some(s.Deaths, "death", "deaths"), s.Generation)
 	row("stored", "%s %d, %s", s.Stream, s.Sequence, s.Subject)
 	if s.Trace != "" {
 		row("trace", "%s", s.Trace)

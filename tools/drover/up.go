@@ -63,7 +63,8 @@ Examples:
     drover up
     drover up --scale email=3 --scale webhook=2
     drover up --port 0 --state /tmp/drover
-    drover up --no-dev --fleet fleet.yaml`
+    DROVER_SMTP_ADDR=smtp.example.org:587 DROVER_SMTP_FROM=drover@example.org \
+        drover up --no-dev --fleet fleet.yaml`
 }
 
 // Validate is called by kong.

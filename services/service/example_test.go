@@ -27,5 +27,5 @@ func ExampleExec() {
 	// Output:
 	// email: wrong usage: --class slow: the built-in fleet.yaml lets email serve urgent, default, bulk
 	// Run "email --help" for all flags.
-	// exit code 2
+	// exit code 78
 }

@@ -87,9 +87,9 @@ drain limit and 35 s before it kills.`
 
 const exits = `
 
-Exit codes: 0 drained after SIGTERM or SIGINT, 1 error, 2 wrong usage, 5 the broker
-cannot be reached or is too old, 75 start a fresh process (it is worn, or too many
-handlers ignore their cancelled context).`
+Exit codes: 0 drained after SIGTERM or SIGINT, 1 error, 2 crash, 5 the broker cannot
+be reached or is too old, 75 start a fresh process (it is worn, or too many handlers
+ignore their cancelled context), 78 wrong flags or environment: do not restart.`
 
 // settings are the checked flags, and what they lead to.
 type settings struct {

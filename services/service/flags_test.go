@@ -70,8 +70,8 @@ func TestUsageErrors(t *testing.T) {
 			s, _ := configured()
 			args := append([]string{"--smtp-addr", "localhost:25"}, test.args...)
 			var stderr strings.Builder
-			if code := service.Exec(t.Context(), s, args, io.Discard, &stderr); code != 2 {
-				t.Errorf("Exec(%q) = %d, want 2", test.args, code)
+			if code := service.Exec(t.Context(), s, args, io.Discard, &stderr); code != 78 {
+				t.Errorf("Exec(%q) = %d, want 78", test.args, code)
 			}
 			for _, want := range []string{"email: wrong usage: ", test.want, `Run "email --help" for all flags.`} {
 				if !strings.Contains(stderr.String(), want) {

@@ -129,7 +129,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"ended", func(context.Context, *service.Env) error { return nil }, 0},
 		{"failed", func(context.Context, *service.Env) error { return errors.New("the SMTP server burns") }, 1},
-		{"misconfigured", func(context.Context, *service.Env) error { return fmt.Errorf("no CA: %w", service.ErrUsage) }, 2},
+		{"misconfigured", func(context.Context, *service.Env) error { return fmt.Errorf("no CA: %w", service.ErrUsage) }, 78},
 		{"leaked", func(context.Context, *service.Env) error { return fmt.Errorf("run: %w", worker.ErrLeaked) }, 75},
 		{"closed", func(ctx context.Context, env *service.Env) error {
 			env.JetStream.Conn().Close()

@@ -85,9 +85,9 @@ var ErrUsage = errors.New("wrong usage")
 const (
 	exitDrained     = 0  // asked to end, and every delivery is settled
 	exitError       = 1  // it ended by itself; the error says why
-	exitUsage       = 2  // starting it again changes nothing
 	exitUnreachable = 5  // there is no broker that it can work with; the drover command has the same
 	exitRestart     = 75 // EX_TEMPFAIL: it is worn, or too many handlers are stuck: start a fresh process
+	exitUsage       = 78 // EX_CONFIG: starting it again changes nothing; not 2, with which Go ends a crash
 )
 
 // Main runs s with the arguments of this process, and exits with one of the codes
@@ -97,8 +97,8 @@ func Main(s Service) {
 }
 
 // Exec runs s as Run does, tells the operator on stderr why it ended if it ended
-// with an error, and returns the exit code: 0 drained, 1 error, 2 usage, 5 without
-// a broker, 75 to be started again at once.
+// with an error, and returns the exit code: 0 drained, 1 error, 5 without a
+// broker, 75 to be started again at once, 78 wrong flags or environment.
 func Exec(ctx context.Context, s Service, args []string, stdout, stderr io.Writer) int {
 	err := Run(ctx, s, args, stdout, stderr)
 	switch {

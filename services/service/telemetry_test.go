@@ -27,7 +27,7 @@ func TestTelemetryEnvironment(t *testing.T) {
 		{"exporter none", map[string]string{endpoint: "*", "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "prometheus"}, 0, false, false, true},
 		{"sampler", map[string]string{endpoint: "*", "OTEL_TRACES_SAMPLER": "always_off"}, 0, false, true, true},
 		{"disabled", map[string]string{endpoint: "*", "OTEL_SDK_DISABLED": "true"}, 0, false, false, false},
-		{"unknown exporter", map[string]string{"OTEL_TRACES_EXPORTER": "pigeon"}, 2, false, false, false},
+		{"unknown exporter", map[string]string{"OTEL_TRACES_EXPORTER": "pigeon"}, 78, false, false, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

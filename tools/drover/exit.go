@@ -29,6 +29,7 @@ const (
 	exitUnknown     = 6
 	exitChanges     = 7
 	exitFindings    = 8
+	exitConfig      = 78 // of a service that "run" runs
 	exitInterrupted = 130
 )
 
@@ -49,6 +50,7 @@ const exitCodes = `Exit codes of drover:
     8    "doctor" only: something is wrong with the fleet, and the report says what
     75   "run" only: start a fresh process, this one is worn or too many handlers
          are stuck
+    78   "run" only: wrong flags or environment of the service
     130  interrupted before it was done
 `
 

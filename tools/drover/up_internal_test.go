@@ -189,7 +189,7 @@ func TestUpWithAServiceThatIsNotConfigured(t *testing.T) {
 	t.Parallel()
 	up := begin(t, "up", "--port=0", "--state="+t.TempDir(), "--no-dev", "--scale=webhook=0", "--every=100ms")
 	const why = "email: wrong usage: configure email: smtp server is not set: set DROVER_SMTP_ADDR to HOST:PORT"
-	up.line(t, "  email-1  is not started again: wrong flags or environment (exit code 2): "+why)
+	up.line(t, "  email-1  is not started again: wrong flags or environment (exit code 78): "+why)
 	next, before := up.upTo(t, "not all is ready: broker nats://")
 	if !strings.Contains(next, ", 1 of 2 processes, ") || strings.Contains(before, why) {
 		t.Errorf("up goes on with\n%s%s\nwant one of two processes, and the reason once", before, next)
@@ -238,7 +238,7 @@ func TestRun(t *testing.T) {
 	}{
 		{[]string{"run", "email", "--help"}, exitOK, "Usage: drover run email [flags]"},
 		{[]string{"run", "email", "--help"}, exitOK, "--smtp-addr"},
-		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitUsage, "lets webhook serve urgent, default, bulk"},
+		{[]string{"run", "webhook", "--class=slow", "--webhook-secrets="}, exitConfig, "lets webhook serve urgent, default, bulk"},
 		{[]string{"run", "fax"}, exitUsage, "run fax: this command contains no such service, only deadletter, email, webhook: start any other from its own binary"},
 		{[]string{"run", "webhook", "--nats=nats://127.0.0.1:1", "--nats-wait=1ms", "--admin="}, exitUnreachable, "no broker at nats://127.0.0.1:1"},
 		{[]string{"run"}, exitUsage, "drover run --help"},

@@ -49,8 +49,12 @@ func TestNonsense(t *testing.T) {
 	} {
 		var out, errs bytes.Buffer
 		code := execute(t.Context(), strings.Fields(test.args), strings.NewReader(""), &out, &errs)
-		if code != exitUsage || !strings.Contains(errs.String(), test.want) {
-			t.Errorf("drover %s = %d: %s, want %d: %s", test.args, code, &errs, exitUsage, test.want)
+		want := exitUsage
+		if strings.HasPrefix(test.args, "run ") {
+			want = exitConfig
+		}
+		if code != want || !strings.Contains(errs.String(), test.want) {
+			t.Errorf("drover %s = %d: %s, want %d: %s", test.args, code, &errs, want, test.want)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +68,6 @@ func (p *process) heard(line string, quiet map[string]*repeated) {
 	if blames(p.service, line, rec) {
 		p.blame = text
 	}
-	p.crashed = p.crashed || begins(line, "panic: ", "fatal error: ", "goroutine ") // the last when something stands before the others
 	if ok && rec.message == msgAdmin {
 		p.state.Admin = rec.attr("addr")
 	}
@@ -96,11 +94,15 @@ func (p *process) heard(line string, quiet map[string]*repeated) {
 // blames reports whether a line is one of those that say why a process ends: an
 // error, the first line of a crash, or what it tells the operator on its way out.
 func blames(service, line string, rec record) bool {
-	return rec.level == "ERROR" || rec.message == msgFresh || begins(line, "panic: ", "fatal error: ", service+": ")
-}
-
-func begins(line string, with ...string) bool {
-	return slices.ContainsFunc(with, func(begin string) bool { return strings.HasPrefix(line, begin) })
+	if rec.level == "ERROR" || rec.message == msgFresh {
+		return true
+	}
+	for _, begin := range []string{"panic: ", "fatal error: ", service + ": "} {
+		if strings.HasPrefix(line, begin) {
+			return true
+		}
+	}
+	return false
 }
 
 // record is a line of slog's text format.

@@ -27,7 +27,6 @@ type process struct {
 	state   Process
 	last    string // line that it wrote last
 	blame   string // line of this life that says why it ends; "" when there is none
-	crashed bool   // the Go runtime has ended this life
 	refused string // what it said of its configuration; "" unless it stays down for that
 }
 
@@ -73,7 +72,7 @@ func (p *process) run() {
 			})
 			return
 		}
-		if p.misconfigured(err) {
+		if exitedWith(err, wrongUsage) {
 			p.stayDown()
 			return
 		}
@@ -96,15 +95,6 @@ func (p *process) run() {
 			st.Status = statusStarting
 		})
 	}
-}
-
-// misconfigured reports whether the process has ended because of its flags, its
-// environment, or a file that they name. The Go runtime ends a crash with the same
-// exit code, and what has crashed is worth another life.
-func (p *process) misconfigured(err error) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return exitedWith(err, wrongUsage) && !p.crashed
 }
 
 func (p *process) stayDown() {
@@ -168,7 +158,7 @@ func (p *process) live() error {
 		return err
 	}
 	p.mu.Lock()
-	p.state.PID, p.state.Since, p.last, p.blame, p.crashed = cmd.Process.Pid, time.Now().UTC(), "", "", false
+	p.state.PID, p.state.Since, p.last, p.blame = cmd.Process.Pid, time.Now().UTC(), "", ""
 	p.mu.Unlock()
 
 	ended := make(chan struct{})
@@ -214,7 +204,7 @@ const (
 	shortLife  = 5 * time.Second // a process that lived longer did some work
 	loudAfter  = 3               // short lives until that is said as such
 	restartNow = 75              // exit code of a process that wants a fresh one
-	wrongUsage = 2               // exit code of a process that another life does not help
+	wrongUsage = 78              // exit code of a process that another life does not help
 )
 
 func (b *backoff) next(err error, lived time.Duration) time.Duration {

@@ -7,7 +7,7 @@
 // A child is the same binary, started as `drover run <service>`, so what runs on
 // a laptop is what runs in production. It is started again whenever it ends:
 // after a delay that doubles while it keeps ending, and at once when it asked for
-// that with exit code 75. One that ends with exit code 2, because of its flags or
+// that with exit code 75. One that ends with exit code 78, because of its flags or
 // its environment, stays down, and the others go on. A task that kills its process
 // kills no neighbour.
 //
@@ -67,7 +67,7 @@ type Config struct {
 	Events func(Event)
 }
 
-// ErrRefused is why a process stays down: it has ended with exit code 2, and with
+// ErrRefused is why a process stays down: it has ended with exit code 78, and with
 // the same flags and environment it would again.
 var ErrRefused = errors.New("not started again: wrong flags or environment")
 

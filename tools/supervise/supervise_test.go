@@ -49,8 +49,8 @@ type note struct {
 
 func (note) Kind() string { return "work.note" }
 
-// exitUsage is the exit code of a process that was configured wrongly, and of a crash.
-const exitUsage = 2
+// exitUsage is the exit code of a process that was configured wrongly.
+const exitUsage = 78
 
 // childMain is what the supervisor under test starts: `<test binary> run <service>`.
 func childMain() int {
@@ -370,13 +370,12 @@ func TestProcessThatIsMisconfigured(t *testing.T) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if e := j.all[0]; len(j.all) != 2 || e.Kind != supervise.Ended || !strings.Contains(e.Text, "(exit code 2): broken: wrong usage: there is no such thing") {
+	if e := j.all[0]; len(j.all) != 2 || e.Kind != supervise.Ended || !strings.Contains(e.Text, "(exit code 78): broken: wrong usage: there is no such thing") {
 		t.Errorf("events = %+v, want one of broken-1", j.all)
 	}
 }
 
-// The Go runtime ends a crash with the exit code of wrong usage. The process is
-// started again all the same.
+// A process that the Go runtime has ended is started again.
 func TestCrashedProcessRestarts(t *testing.T) {
 	t.Parallel()
 	c := config(t)

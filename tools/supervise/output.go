@@ -111,6 +111,14 @@ type record struct {
 	attrs          [][2]string
 }
 
+// Text is a line of slog's text format as one for people, and any other as it is.
+func Text(line string) string {
+	if r, ok := parseRecord(line); ok {
+		return r.text()
+	}
+	return line
+}
+
 // parseRecord reads a line such as: time=… level=WARN msg="a b" error="x: y".
 func parseRecord(line string) (record, bool) {
 	var r record

@@ -140,8 +140,14 @@ func (s *Supervisor) start(ctx context.Context) (err error) {
 	if s.js, err = broker.Connect(ctx, broker.Options{URL: s.broker.URL(), Name: "drover-up", Logger: s.log}); err != nil {
 		return err
 	}
-	if _, err := streams.Apply(ctx, s.js, fleet); err != nil {
+	changes, err := streams.Apply(ctx, s.js, fleet)
+	if err != nil {
 		return fmt.Errorf("apply fleet: %w", err)
+	}
+	for _, c := range changes {
+		if c.Action == streams.Update { // of what an earlier fleet file has left
+			s.log.WarnContext(ctx, "the fleet file is not the one of before", slog.String("change", strings.Join(strings.Fields(c.String()), " ")))
+		}
 	}
 	s.lanes = &laneCache{js: s.js, fleet: fleet}
 	if c.Admin != "" {

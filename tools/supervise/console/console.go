@@ -251,7 +251,7 @@ func (c *Console) Logger() *slog.Logger {
 type lines struct{ c *Console }
 
 func (l lines) Write(p []byte) (int, error) {
-	l.c.Event(supervise.Event{At: time.Now(), Kind: supervise.Logged, Process: "drover", Text: strings.TrimSpace(string(p))})
+	l.c.Event(supervise.Event{At: time.Now(), Kind: supervise.Logged, Process: "drover", Text: supervise.Text(strings.TrimSpace(string(p)))})
 	return len(p), nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // peersWait is how long servers have to say that they are there, when fewer do
@@ -15,7 +16,9 @@ import (
 const peersWait = time.Second
 
 // peers counts the servers with JetStream that a stream can have a copy on, and
-// stops at need. 0 means that it cannot be said: these credentials may not ask.
+// stops at need. 0 means that it cannot be said: these credentials may not ask. A
+// nats-server 2.15 that was told to reload its configuration passes the question on
+// to nobody, until it is started again: it is asked only for more than is known.
 func peers(ctx context.Context, nc *nats.Conn, need int) (int, error) {
 	if nc.ConnectedClusterName() == "" {
 		return 1, nil
@@ -52,6 +55,23 @@ func peers(ctx context.Context, nc *nats.Conn, need int) (int, error) {
 	return len(seen), nil
 }
 
+// servers is how many servers of a cluster that answer a copy is on.
+func servers(c *jetstream.ClusterInfo) int {
+	if c == nil {
+		return 1
+	}
+	n := 0
+	if c.Leader != "" {
+		n++
+	}
+	for _, r := range c.Replicas {
+		if !r.Offline {
+			n++
+		}
+	}
+	return n
+}
+
 // replicas refuses more copies than there are servers, before the broker would in
 // the middle of it.
 func (p *planner) replicas(ctx context.Context) error {
@@ -61,7 +81,7 @@ func (p *planner) replicas(ctx context.Context) error {
 			most = max(most, s.copies)
 		}
 	}
-	if most == 0 {
+	if most <= p.nodes {
 		return nil
 	}
 	n, err := peers(ctx, p.js.Conn(), most)
@@ -71,17 +91,15 @@ func (p *planner) replicas(ctx context.Context) error {
 	if n == 0 || n >= most {
 		return nil
 	}
-	var servers string
+	there := fmt.Sprintf("there are %d servers", n)
 	if n == 1 {
-		servers = "there is 1 server"
-	} else {
-		servers = fmt.Sprintf("there are %d servers", n)
+		there = "there is 1 server"
 	}
 	p.steps = append([]step{{Change: Change{
 		Object: "fleet", Action: Refuse,
 		Fields: []Diff{{Field: "replicas", From: fmt.Sprintf("at most %d", n), To: strconv.Itoa(most)}},
 		Note: fmt.Sprintf("it asks for more replicas than the broker has nodes: %s with JetStream, and %d copies need %d. "+
-			"Start more, or lower replicas in the fleet file", servers, most, most),
+			"Start more, or lower replicas in the fleet file. Through a server that was told to reload its configuration the others cannot be seen: restart it", there, most, most),
 	}}}, p.steps...)
 	return nil
 }

@@ -15,6 +15,7 @@ type planner struct {
 	js    jetstream.JetStream
 	want  Topology
 	steps []step
+	nodes int // servers that copies of what is there are on
 }
 
 func (p *planner) add(s step) { p.steps = append(p.steps, s) }
@@ -63,6 +64,7 @@ func (p *planner) store(ctx context.Context, object string, want jetstream.Strea
 	case err != nil:
 		return fmt.Errorf("read %s: %w", object, err)
 	}
+	p.nodes = max(p.nodes, servers(have.CachedInfo().Cluster))
 	return p.stream(ctx, object, have, want)
 }
 

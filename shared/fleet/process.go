@@ -77,7 +77,10 @@ const (
 	// the election of a leader.
 	AnnounceTTL = 30 * time.Second
 
-	ghostAfter  = 10 * AnnounceTTL // with room for clocks that differ
+	// GhostAfter is the age from which on an entry is of no process, although the
+	// broker has it (see package record); with room for clocks that differ.
+	GhostAfter = 10 * AnnounceTTL
+
 	endLimit    = 3 * time.Second  // for deleting the entry: a process that ends does not wait long for that
 	deniedEvery = 10 * time.Minute // between tries at what the credentials do not allow
 )
@@ -168,8 +171,7 @@ func Remove(ctx context.Context, js jetstream.JetStream, service, instance strin
 // Processes returns the processes of the fleet, or of one service when service is
 // not "", those that spoke last at the end. An entry that cannot be read is an
 // error in its place. An error wrapping [record.ErrNoBucket] or [broker.ErrDenied] is the only
-// element. An entry that was not renewed for five minutes by the broker's clock, and
-// is there all the same (see package record), is left out.
+// element. An entry older than [GhostAfter], by the broker's clock, is left out.
 func Processes(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Process, error] {
 	filter := "process.>"
 	if service != "" {
@@ -177,7 +179,7 @@ func Processes(ctx context.Context, js jetstream.JetStream, service string) iter
 	}
 	return func(yield func(Process, error) bool) {
 		for e, err := range record.List[Process](ctx, bucket(js), filter) {
-			if err == nil && time.Since(e.Written) > ghostAfter {
+			if err == nil && time.Since(e.Written) > GhostAfter {
 				continue
 			}
 			if !yield(e.Value, err) {

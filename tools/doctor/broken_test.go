@@ -17,7 +17,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/droverhq/drover/shared/circuit"
 	"github.com/droverhq/drover/shared/client"
+	fleetstate "github.com/droverhq/drover/shared/fleet"
 	"github.com/droverhq/drover/shared/ratelimit"
 	"github.com/droverhq/drover/shared/retry"
 	"github.com/droverhq/drover/shared/task"
@@ -334,6 +336,10 @@ func TestBreakerOpen(t *testing.T) {
 		}
 		f.park(st, now.Add(time.Hour))
 	}
+	order := circuit.Order{Service: "webhook", Destination: "api.example.com", For: time.Hour, By: "the test"}
+	if _, err := circuit.Open(t.Context(), f.js, order); err != nil {
+		t.Fatal(err)
+	}
 	r := f.examine()
 	says(t, first(t, r, "destination", "api.example.com"), "answers 503")
 	says(t, r.Findings[1], "webhook.deliver waits until a destination can be called again",
@@ -343,6 +349,29 @@ func TestBreakerOpen(t *testing.T) {
 			t.Errorf("%s is %s, want %s", found.Name, found.Severity, doctor.Failing)
 		}
 	}
+	if _, err := circuit.Close(t.Context(), f.js, order); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(f.examine()); slices.Contains(got, "breaker-open") {
+		t.Errorf("findings once the breaker is closed = %v, want no breaker-open", got)
+	}
+}
+
+// Nobody looks after dead letters while the other services work, and the one who
+// should is not ready.
+func TestDeadletterAway(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, small())
+	announce := func(service, notReady string) {
+		t.Helper()
+		if err := fleetstate.Put(t.Context(), f.js, fleetstate.Process{Service: service, Instance: "A", NotReady: notReady}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	announce("webhook", "")
+	says(t, first(t, f.examine(), "deadletter-away", "deadletter"), "none announces itself", "tells people of new kinds of death", "./deadletter")
+	announce("deadletter", "the bucket ALERTS cannot be read")
+	says(t, first(t, f.examine(), "process-not-ready", "deadletter"), "the bucket ALERTS cannot be read")
 }
 
 // One letter of a kind is for the morning; five are for now.

@@ -67,7 +67,7 @@ func lookCluster(s *snapshot) ([]Finding, Check) {
 		out = append(out, find("replica-behind", "node "+n, "the replicas on "+n+" are not what they should be: "+n+" "+p.text, uint64(len(p.streams))).
 			seen(strings.Join(p.streams, ", ")+": as their leaders see it (stream infos)").
 			follows("The streams go on, with one failure less between them and standing still.").
-			remedy("nats server report jetstream   # is the node up, has its disk room?", "start it again; it catches up by itself"))
+			remedy("nats server report jetstream --nkey keys/sys.nk   # or who else is of the system account: is the node up, has its disk room?", "start it again; it catches up by itself"))
 	}
 	return out, Check{Text: text}
 }

@@ -49,7 +49,7 @@ func (s *snapshot) readPresence(ctx context.Context, js jetstream.JetStream) {
 		if s.presence.err = why(ctx, err); err != nil {
 			return
 		}
-		if len(m.Data) == 0 { // the marker of what was deleted
+		if len(m.Data) == 0 || time.Since(m.Time) > fleet.GhostAfter { // the marker of what was deleted
 			continue
 		}
 		switch key, _ := strings.CutPrefix(m.Subject, "$KV."+task.FleetBucket+"."); {
@@ -117,6 +117,23 @@ func processName(x fleet.Process) string {
 	return plain(fmt.Sprintf("%s (%s, pid %d, version %s)", x.Instance, x.Host, x.PID, cmp.Or(x.Version, "unknown")))
 }
 
+// undertaker is the service that every fleet has, and no fleet file names.
+const undertaker = "deadletter"
+
+// announced are the services of the fleet, and others of which there are processes.
+func (s *snapshot) announced() []string {
+	var out []string
+	for _, service := range s.fleet.Services {
+		out = append(out, service.Name)
+	}
+	for _, x := range s.presence.processes {
+		if !slices.Contains(out, x.Service) {
+			out = append(out, x.Service)
+		}
+	}
+	return out
+}
+
 // lookProcesses is what the processes of the fleet say of themselves.
 func lookProcesses(s *snapshot) ([]Finding, Check) {
 	if s.presence.err != nil {
@@ -127,9 +144,9 @@ func lookProcesses(s *snapshot) ([]Finding, Check) {
 	}
 	var out []Finding
 	var counts []string
-	for _, service := range s.fleet.Services {
-		all := s.presence.of(service.Name)
-		counts = append(counts, fmt.Sprintf("%s %d", service.Name, len(all)))
+	for _, service := range s.announced() {
+		all := s.presence.of(service)
+		counts = append(counts, fmt.Sprintf("%s %d", plain(service), len(all)))
 		var not, leaks []string
 		for _, x := range all {
 			if x.NotReady != "" && !x.Draining && s.now.Sub(x.Started) > settling {
@@ -142,15 +159,22 @@ func lookProcesses(s *snapshot) ([]Finding, Check) {
 			}
 		}
 		if n := len(not); n > 0 {
-			out = append(out, find("process-not-ready", service.Name, fmt.Sprintf("%d of %d processes of %s %s not ready", n, len(all), service.Name, verb(n, "lives and is", "live and are")), uint64(n)).
+			out = append(out, find("process-not-ready", plain(service), fmt.Sprintf("%d of %d processes of %s %s not ready", n, len(all), plain(service), verb(n, "lives and is", "live and are")), uint64(n)).
 				seen(not[:min(n, 5)]...).follows("They take fewer tasks than they could, or none.").
 				remedy("do what the reason above says; if there is nothing to be done, restart the process"))
 		}
 		if n := len(leaks); n > 0 {
-			out = append(out, find("slots-leaked", service.Name, fmt.Sprintf("handlers of %s ignore their cancelled context", service.Name), uint64(n)).
+			out = append(out, find("slots-leaked", plain(service), fmt.Sprintf("handlers of %s ignore their cancelled context", plain(service)), uint64(n)).
 				seen(leaks[:min(n, 5)]...).follows("Their slots are lost until the process is restarted, which it asks for when it has lost too many.").
 				remedy("find the handler that hangs: `running in its processes` of a lane that is busy, or its traces", "give every call in it the handler's context"))
 		}
+	}
+	settled := func(x fleet.Process) bool { return s.now.Sub(x.Started) > settling }
+	if slices.ContainsFunc(s.presence.processes, settled) && len(s.presence.of(undertaker)) == 0 {
+		out = append(out, find("deadletter-away", undertaker, "no process of the deadletter service is there", 0).
+			seen("none announces itself (bucket FLEET)").
+			follows("Nobody buries what the broker gives up, finds timers that it forgot, or tells people of new kinds of death.").
+			remedy(s.start(undertaker, "", "")))
 	}
 	return out, Check{Text: "processes that announce themselves: " + head(counts, 8) + versions(s.presence.processes)}
 }

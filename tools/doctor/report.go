@@ -92,6 +92,7 @@ var rules = []rule{
 
 	{"lane-paused", Slow},
 	{"process-not-ready", Slow},
+	{"deadletter-away", Slow},
 	{"slots-leaked", Slow},
 	{"lane-limit", Slow},
 	{"lane-busy", Slow},

@@ -18,7 +18,8 @@ import (
 // snapshot is all that was seen of a fleet. Nothing changes it once it is gathered.
 type snapshot struct {
 	host       Host
-	contained  []string // services that `drover run` can start
+	open       map[string]bool // services of which a breaker is not closed; nil when it is not known
+	contained  []string        // services that `drover run` can start
 	fleet      *streams.Fleet
 	topology   streams.Topology
 	connectErr error    // why there is no connection; then only targets is set
@@ -94,6 +95,7 @@ func gather(ctx context.Context, o Options) *snapshot {
 		wg.Go(f)
 	}
 	wg.Wait()
+	s.readBreakers(ctx, js)
 	s.readBodies(ctx, js)
 	return s
 }

@@ -29,11 +29,11 @@ func lookStorage(s *snapshot) ([]Finding, Check) {
 	text := fmt.Sprintf("%s of %s used (%s), %s reserved by streams", size(used), size(limit), percent(used, limit), size(reserved))
 	seen := text + " (account info)"
 	const remedy = "raise the account's limit: `nats account info` shows it; in the configuration of nats-server it is max_file of the account's jetstream block, or max_file_store"
-	const fewer = "drover dead ls   # and redrive or discard: dead letters and retries are what grows"
+	const fewer = "drover dead ls   # then redrive or discard: dead letters and retries are what grows"
 	if share(used, limit) >= full || slack(limit, used) < s.largest() {
 		return []Finding{find("account-full", "account", "the account's storage is full", 0).seen(seen).
 			follows("Publishing is refused in every class; a worker whose task has failed cannot store its retry and keeps its slot until it can.").
-			remedy(remedy, fewer)}, Check{Text: text}
+			remedy(remedy, fewer+". Until there is room every act is refused, because the audit trail cannot take it")}, Check{Text: text}
 	}
 	var out []Finding
 	if share(used, limit) >= filling {
@@ -196,7 +196,7 @@ func (s *snapshot) silent(names []string) Finding {
 	if s.cluster == "" {
 		return f.remedy("nats server check stream --stream "+names[0], "look at the log of nats-server for "+names[0])
 	}
-	return f.remedy("nats server report jetstream   # which nodes are down: more than half of a stream's replicas must live",
+	return f.remedy("nats server report jetstream --nkey keys/sys.nk   # or who else is of the system account: which nodes are down: more than half of a stream's replicas must live",
 		"start the nodes that are down; an election takes 6 to 8 s")
 }
 

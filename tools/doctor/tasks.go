@@ -260,6 +260,9 @@ func (s *snapshot) heldBack() []Finding {
 		if !held || !known {
 			continue
 		}
+		if t.Reason == task.Circuit && s.open != nil && !s.open[t.Subject.Service] {
+			continue // it has closed: they come at the time that they were given
+		}
 		for _, w := range t.Waits {
 			g := group{t.Subject.Kind(), w.Reason}
 			if waits := s.now.Sub(w.First); w.Reason == t.Reason && waits > cmp.Or(h.after, class.WaitObjective) {

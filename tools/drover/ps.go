@@ -68,11 +68,15 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 		}
 		return err
 	}
-	var absent []string
+	names := []string{"deadletter"} // which every fleet has, and no fleet file names
 	for _, s := range f.Services {
-		wanted := c.Service == "" || c.Service == s.Name
-		if wanted && !slices.ContainsFunc(all, func(p fleet.Process) bool { return p.Service == s.Name }) {
-			absent = append(absent, s.Name)
+		names = append(names, s.Name)
+	}
+	var absent []string
+	for _, name := range names {
+		wanted := c.Service == "" || c.Service == name
+		if wanted && !slices.ContainsFunc(all, func(p fleet.Process) bool { return p.Service == name }) {
+			absent = append(absent, name)
 		}
 	}
 	if err == nil || len(all) > 0 {

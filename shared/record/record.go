@@ -47,7 +47,7 @@ import (
 
 // Errors of this package that callers branch on.
 var (
-	ErrNoBucket = errors.New("the broker has no bucket")              // returned when the topology was not applied
+	ErrNoBucket = errors.New("the broker has no bucket")              // returned when the topology was not applied, or the bucket has no leader
 	ErrConflict = errors.New("the record is another one than before") // returned by Put when somebody else was first
 )
 
@@ -217,9 +217,11 @@ func (b Bucket) ask(ctx context.Context, subject string, f func(context.Context)
 		return nats.ErrDisconnected // and not a buffer that is sent who knows when
 	}
 	err := broker.Ask(ctx, b.js.Conn(), subject, askLimit, f)
-	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) ||
-		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
+	switch {
+	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("%w %s: make it with `drover streams apply`", ErrNoBucket, b.name)
+	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w %s, or nobody leads it now: `drover doctor` says which, and `drover streams apply` makes it", ErrNoBucket, b.name)
 	}
 	return err
 }

@@ -102,7 +102,7 @@ func (a *App) processes(all []fleet.Process, absent []string) {
 			state = style.Busy("draining")
 		case p.NotReady != "":
 			state = style.Odd("not ready")
-			notes = append(notes, name+" is not ready: "+screen.Plain(p.NotReady))
+			notes = append(notes, name+" is not ready: "+screen.Cut(headline(p.NotReady), reasonWidth))
 		}
 		if leaked > 0 {
 			notes = append(notes, fmt.Sprintf("%s has lost %s to handlers that ignore their cancelled context", name, screen.Some(leaked, "slot", "slots")))
@@ -126,7 +126,8 @@ func (a *App) processes(all []fleet.Process, absent []string) {
 }
 
 const (
-	versionWidth  = 24 // a pseudo-version is longer, and says no more to people
+	reasonWidth   = 300 // of why one is not ready: --json has all of it
+	versionWidth  = 24  // a pseudo-version is longer, and says no more to people
 	instanceWidth = 8
 	mostKinds     = 3
 )

@@ -53,6 +53,11 @@ type Options struct {
 	Logger *slog.Logger  // nil means slog.Default
 	Closed func(error)   // called when the connection is closed for good; nil ignores it
 	Extra  []nats.Option
+
+	// PublishOnly says that the credentials may do no more than publish tasks and hear
+	// the answers. Then Connect does not ask whether JetStream is on, which the broker
+	// would refuse and log; a publish finds out.
+	PublishOnly bool
 }
 
 const (
@@ -68,7 +73,9 @@ const (
 // server refuses its credentials, and then o.Closed is called: a process without
 // a connection should end for its supervisor.
 //
-// It returns an error wrapping [ErrUnreachable], [ErrTooOld] or [ErrNoJetStream].
+// It returns an error wrapping [ErrUnreachable], [ErrTooOld] or [ErrNoJetStream],
+// and a [*DeniedError] when the connection may not hear its own inbox, for then no
+// request would ever be answered.
 func Connect(ctx context.Context, o Options) (jetstream.JetStream, error) {
 	url := o.URL
 	if url == "" {
@@ -124,7 +131,7 @@ func Connect(ctx context.Context, o Options) (jetstream.JetStream, error) {
 	}
 	js, err := jetstream.New(nc)
 	if err == nil {
-		err = check(ctx, nc, js)
+		err = check(ctx, nc, js, o.PublishOnly)
 	}
 	if err != nil {
 		nc.SetClosedHandler(nil)
@@ -158,27 +165,53 @@ func dial(ctx context.Context, url string, wait time.Duration, opts []nats.Optio
 	}
 }
 
-func check(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) error {
+func check(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, publishOnly bool) error {
 	if v := nc.ConnectedServerVersion(); Older(v, MinVersion) {
 		return fmt.Errorf("%w: %s is %s, drover needs %s or newer: upgrade nats-server",
 			ErrTooOld, nc.ConnectedUrlRedacted(), v, MinVersion)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
 	// Not every user may ask: a refusal has no answer to wait for, and is no trouble.
 	report := nc.ErrorHandler()
 	defer nc.SetErrorHandler(report)
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		if Denied(err) != nil {
-			cancel()
+		if d := Denied(err); d != nil {
+			refuse(d)
 			return
 		}
 		report(nc, sub, err)
 	})
-	if _, err := js.AccountInfo(ctx); errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+	var err error
+	if publishOnly {
+		err = listen(ctx, nc)
+	} else { // the question subscribes to the inbox first, so that a refusal of that comes first
+		_, err = js.AccountInfo(ctx)
+	}
+	switch d, ok := errors.AsType[*DeniedError](cmp.Or(context.Cause(ctx), err)); {
+	case ok && d.Inbox():
+		return fmt.Errorf("connect to broker at %s: %w", nc.ConnectedUrlRedacted(), d)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("%w (%s): add `jetstream {}` to its configuration", ErrNoJetStream, nc.ConnectedUrlRedacted())
 	}
-	return nil // a permission error is no reason: a service may be denied account info
+	return nil // another permission is no reason: a service may be denied account info
+}
+
+// listen returns the permission that nc lacks to hear its inbox, or nil. The broker
+// says so before it answers a ping that comes later.
+func listen(ctx context.Context, nc *nats.Conn) error {
+	before := nc.LastError()
+	sub, err := nc.SubscribeSync(nc.NewInbox() + ".*") // as those of requests are
+	if err != nil {
+		return nil //nolint:nilerr // the connection is closed, and the next request says so
+	}
+	defer func() { _ = sub.Unsubscribe() }() // it fails when the connection is closed
+	if _ = nc.FlushWithContext(ctx); DeniedSince(nc, before) != nil {
+		return DeniedSince(nc, before)
+	}
+	return nil
 }
 
 // Older reports whether version a comes before b. Both are "major.minor.patch",

@@ -25,12 +25,23 @@ type DeniedError struct {
 
 // Error says what is missing and how it is granted.
 func (e *DeniedError) Error() string {
+	if e.Inbox() {
+		inbox, _, _ := strings.Cut(e.Subject, ".")
+		return fmt.Sprintf("%v: these credentials may not hear answers, which come to %s.>: the inbox goes by the user's name, "+
+			"so keep the name that `drover keys` gave the key's file, such as drover.nk, and give a service its own key", ErrDenied, inbox)
+	}
 	return fmt.Sprintf("%v: these credentials lack permission to %s to %q: grant it; where `drover keys` writes the permissions, "+
 		"run it with the fleet file of this version, and reload the broker", ErrDenied, e.Verb, e.Subject)
 }
 
 // Unwrap returns [ErrDenied].
 func (e *DeniedError) Unwrap() error { return ErrDenied }
+
+// Inbox reports whether it is answers that may not be heard: every request over the
+// connection would wait in vain.
+func (e *DeniedError) Inbox() bool {
+	return e.Verb == "subscribe" && strings.HasPrefix(e.Subject, "_INBOX")
+}
 
 // Denied returns what err, as a connection's error handler gets it, says of a
 // missing permission, and nil when it is about something else.

@@ -88,6 +88,59 @@ func TestConnectWithoutAccountInfo(t *testing.T) {
 	}
 }
 
+// A connection that may not hear its own inbox is refused at once, whether or not it
+// may ask for JetStream, and whether or not it does.
+func TestConnectWithoutInbox(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name        string
+		publish     []string
+		publishOnly bool
+	}{
+		{"operator", []string{">"}, false},
+		{"producer", []string{"tasks.>"}, false},
+		{"producer that only publishes", []string{"tasks.>"}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := restricted(t, tt.publish...)
+			start := time.Now()
+			_, err := broker.Connect(t.Context(), broker.Options{
+				URL: s.ClientURL(), Name: "other", PublishOnly: tt.publishOnly, Logger: quiet,
+				Extra: []nats.Option{nats.UserInfo("shop", "shop")},
+			})
+			if d, ok := errors.AsType[*broker.DeniedError](err); !ok || !d.Inbox() || !strings.Contains(err.Error(), "_INBOX_other.>") || !strings.Contains(err.Error(), "drover.nk") {
+				t.Fatalf("Connect = %v, want a DeniedError of the inbox that says what its name goes by", err)
+			}
+			if took := time.Since(start); took > 4*time.Second {
+				t.Errorf("Connect took %v, as long as a question without an answer", took)
+			}
+		})
+	}
+}
+
+// Who only publishes and may hear the answers has nothing refused.
+func TestConnectToPublish(t *testing.T) {
+	t.Parallel()
+	s := restricted(t, "tasks.>")
+	js, err := broker.Connect(t.Context(), broker.Options{
+		URL: s.ClientURL(), Name: "shop", PublishOnly: true, Logger: quiet, Extra: []nats.Option{nats.UserInfo("shop", "shop")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer js.Conn().Close()
+	if err := js.Conn().FlushTimeout(10 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := js.Conn().LastError(); err != nil {
+		t.Errorf("the broker refused %v, want nothing", err)
+	}
+	if n := js.Conn().NumSubscriptions(); n != 0 {
+		t.Errorf("%d subscriptions are left, want none", n)
+	}
+}
+
 // A guarded request ends with the permission that it lacks; others go on, and the
 // connection's own handler hears of it too.
 func TestGuard(t *testing.T) {

@@ -28,6 +28,9 @@ func diagnose(err error, targets []target, host Host) Finding {
 		seen = append(seen, t.url+": "+state)
 	}
 	object := strings.Join(where, ", ")
+	if d, ok := errors.AsType[*broker.DeniedError](err); ok {
+		return deaf(object, d.Subject)
+	}
 	f := classify(err, targets, host, object)
 	if f.Name != "broker-refused" && f.Name != "broker-localhost" {
 		seen = append(seen, "connecting: "+err.Error())
@@ -114,13 +117,18 @@ func lookBroker(s *snapshot) ([]Finding, Check) {
 		f := diagnose(s.connectErr, s.targets, s.host)
 		return []Finding{f}, Check{Text: "not reached: nothing else could be looked at"}
 	}
-	if subject, deaf := s.asker.deaf(); deaf {
-		inbox, _, _ := strings.Cut(subject, ".")
-		return []Finding{find("inbox-denied", s.url, "these credentials may not hear answers", 0).
-			seen("subscribing to "+subject+" was refused").
-			follows("Every request of a program with these credentials ends in a timeout.").
-			remedy("--nkey FILE   # named as `drover keys` names it, USER.nk: the inbox of USER is _INBOX_USER",
-				"allow the user to subscribe to "+inbox+".>")}, Check{Text: s.url + ": its answers cannot be heard"}
+	if subject, denied := s.asker.deaf(); denied {
+		return []Finding{deaf(s.url, subject)}, Check{Text: s.url + ": its answers cannot be heard"}
 	}
 	return nil, Check{Text: fmt.Sprintf("%s, nats-server %s%s, answers in %v", s.url, s.version, s.named(), s.rtt.Round(10*time.Microsecond))}
+}
+
+// deaf is the finding that answers, which come to subject, may not be heard.
+func deaf(object, subject string) Finding {
+	inbox, _, _ := strings.Cut(subject, ".")
+	return find("inbox-denied", object, "these credentials may not hear answers", 0).
+		seen("subscribing to "+subject+" was refused").
+		follows("No request of a program with these credentials is answered: Drover's end when they connect.").
+		remedy("--nkey FILE   # named as `drover keys` names it, USER.nk: the inbox of USER is _INBOX_USER",
+			"allow the user to subscribe to "+inbox+".>")
 }

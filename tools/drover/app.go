@@ -60,10 +60,20 @@ func (a *App) fleet() (*streams.Fleet, error) {
 
 // connect connects to the broker that the flags name. The caller closes it.
 func (a *App) connect(ctx context.Context) (jetstream.JetStream, func(), error) {
+	return a.connectTo(ctx, false)
+}
+
+// connectToPublish is connect for a verb that only publishes, which a producer's key
+// allows and nothing else.
+func (a *App) connectToPublish(ctx context.Context) (jetstream.JetStream, func(), error) {
+	return a.connectTo(ctx, a.user() != streams.OperatorUser)
+}
+
+func (a *App) connectTo(ctx context.Context, publishOnly bool) (jetstream.JetStream, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	js, err := broker.Connect(ctx, broker.Options{
-		URL: a.NATS, Name: a.user(), Creds: a.Creds, NKey: a.NKey,
+		URL: a.NATS, Name: a.user(), Creds: a.Creds, NKey: a.NKey, PublishOnly: publishOnly,
 		Logger: slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {

@@ -91,7 +91,7 @@ func (c *enqueueCmd) Run(ctx context.Context, app *App) error {
 	if err != nil {
 		return usage(err)
 	}
-	js, done, err := app.connect(ctx)
+	js, done, err := app.connectToPublish(ctx)
 	if err != nil {
 		return err
 	}

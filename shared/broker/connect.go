@@ -56,7 +56,7 @@ type Options struct {
 
 	// PublishOnly says that the credentials may do no more than publish tasks and hear
 	// the answers. Then Connect does not ask whether JetStream is on, which the broker
-	// would refuse and log; a publish finds out.
+	// would refuse and log: without JetStream no publish is taken.
 	PublishOnly bool
 }
 
@@ -106,7 +106,11 @@ func Connect(ctx context.Context, o Options) (jetstream.JetStream, error) {
 			if sub != nil {
 				subject = sub.Subject
 			}
-			log.ErrorContext(ctx, "broker reports an error on the connection", slog.Any("error", err), slog.String("subject", subject))
+			level := slog.LevelError
+			if d := Denied(err); o.PublishOnly && d != nil && strings.HasPrefix(d.Subject, jetstream.DefaultAPIPrefix) {
+				level = slog.LevelDebug // it was asked to explain a failure, whose error says what that means
+			}
+			log.Log(ctx, level, "broker reports an error on the connection", slog.Any("error", err), slog.String("subject", subject))
 		}),
 	}
 	if o.Name != "" {
@@ -205,7 +209,7 @@ func listen(ctx context.Context, nc *nats.Conn) error {
 	before := nc.LastError()
 	sub, err := nc.SubscribeSync(nc.NewInbox() + ".*") // as those of requests are
 	if err != nil {
-		return nil //nolint:nilerr // the connection is closed, and the next request says so
+		return nil // the connection is closed, and the next request says so
 	}
 	defer func() { _ = sub.Unsubscribe() }() // it fails when the connection is closed
 	if _ = nc.FlushWithContext(ctx); DeniedSince(nc, before) != nil {

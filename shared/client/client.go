@@ -24,6 +24,7 @@ type Client struct {
 	tracer   trace.Tracer
 	room     time.Duration         // to wait for it, unless a publish says otherwise
 	noLookup atomic.Bool           // this connection may not ask which streams there are
+	mayAsk   atomic.Bool           // it has asked, and was not refused
 	left     atomic.Int64          // when it last left a node that served nothing; ns since 1970
 	gauges   sync.Map              // by name of the stream: *gauge
 	last     atomic.Pointer[route] // of Publish: the next one is often the same

@@ -85,6 +85,9 @@ func (c *Client) deliver(ctx context.Context, m *message) (answer, error) {
 			if err := c.missing(ctx, m); err != nil {
 				return answer{}, err
 			}
+			if m.absent != nil {
+				err = m.absent
+			}
 		}
 		if err := c.again(ctx, m, until, pause, err); err != nil {
 			return answer{}, err
@@ -126,7 +129,11 @@ func tryLimit(n int) time.Duration { return min(firstTry<<(min(n, 8)-1), longest
 // again waits before the next try. It returns an error when there shall be none;
 // last is the error of the try before.
 func (c *Client) again(ctx context.Context, m *message, until time.Time, pause time.Duration, last error) error {
-	t := time.NewTimer(min(jitter(pause), time.Until(until)))
+	wait := jitter(pause)
+	if end, ok := ctx.Deadline(); ok && errors.Is(last, ErrNoStream) && time.Until(end) <= wait {
+		return last // better than ctx's error, and no other try comes before that
+	}
+	t := time.NewTimer(min(wait, time.Until(until)))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -161,36 +168,58 @@ func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 // missing is asked when nobody listens on m's subject. It returns an error
 // wrapping [ErrNoStream] if no stream takes the subject, and nil if one does and
 // its leader is being elected. A connection that may not ask finds out by waiting
-// longer than an election takes; one whose question is not answered as long goes
-// to another node.
+// longer than an election takes, or as long as ctx lets it; one whose question is
+// not answered as long goes to another node. What is known when it returns nil is
+// in m.absent.
 func (c *Client) missing(ctx context.Context, m *message) error {
 	if m.silent.IsZero() {
 		m.silent = time.Now()
 	}
 	if !c.noLookup.Load() {
-		complaint := c.nc.LastError()
-		ctx, cancel := context.WithTimeout(ctx, lookupLimit)
-		defer cancel()
-		_, err := c.js.StreamNameBySubject(ctx, m.Subject)
+		name, err := c.taker(ctx, m.Subject)
 		switch {
 		case err == nil:
-			m.silent = time.Time{}
+			m.silent, m.absent = time.Time{}, fmt.Errorf("the stream %s has no leader now: %w", name, nats.ErrNoResponders)
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return noStream(m.Subject)
-		case denied(c.nc, complaint, broker.API(c.js, "STREAM.NAMES")) != nil:
+		case errors.Is(err, broker.ErrDenied):
 			c.noLookup.Store(true)
 		case leaderless(err):
+			m.absent = fmt.Errorf("the broker's cluster has no leader now: %w", nats.ErrNoResponders)
 			if time.Since(m.silent) > electionLimit {
 				c.leave()
 			}
 			return nil
 		}
 	}
+	m.absent = noLeader(m.Subject, c.noLookup.Load())
 	if time.Since(m.silent) > electionLimit {
-		return noStream(m.Subject)
+		return m.absent
 	}
 	return nil
+}
+
+// taker is the stream that takes subject. The error wraps [broker.ErrDenied] when
+// this connection may not ask.
+func (c *Client) taker(ctx context.Context, subject string) (string, error) {
+	complaint, names := c.nc.LastError(), broker.API(c.js, "STREAM.NAMES")
+	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
+	defer cancel()
+	if !c.mayAsk.Load() { // a refusal is no answer: do not wait for one
+		var release context.CancelFunc
+		ctx, release = broker.Guard(ctx, c.nc, func(s string) bool { return s == names })
+		defer release()
+	}
+	name, err := c.js.StreamNameBySubject(ctx, subject)
+	if err = broker.Why(ctx, err); errors.Is(err, broker.ErrDenied) {
+		return "", err
+	}
+	if d := broker.DeniedSince(c.nc, complaint); err != nil && d != nil && d.Subject == names {
+		return "", d
+	}
+	c.mayAsk.Store(true)
+	return name, err
 }
 
 // leaderless reports whether a question to the broker found nobody who leads the

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -59,6 +60,40 @@ func TestDeniedPublish(t *testing.T) {
 	}
 	if d := time.Since(start); d > 15*time.Second {
 		t.Errorf("it took %v to find out", d)
+	}
+}
+
+// A producer that may not ask for streams is refused by the lookup, not by waiting
+// for its answer, and its error leaves open what it cannot know. It comes in place
+// of the context's, when that ends first.
+func TestNoStreamForProducer(t *testing.T) {
+	t.Parallel()
+	js, _ := allowed(t, []string{"tasks.>"}, []string{"_INBOX.>"})
+	c := newClient(t, js)
+	for _, tt := range []struct {
+		name  string
+		limit time.Duration
+	}{
+		{"first", 900 * time.Millisecond}, // less than a lookup without an answer takes
+		{"again", 300 * time.Millisecond},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
+		_, err := c.Publish(ctx, Send{}, client.Class("nowhere"))
+		if !errors.Is(err, client.ErrNoStream) || errors.Is(err, client.ErrUnknown) || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: Publish = %v, want ErrNoStream alone", tt.name, err)
+		}
+		for _, want := range []string{"tasks.nowhere.email.send", "drover streams apply", "no leader", "may not ask"} {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: Publish = %v, want an error with %q", tt.name, err, want)
+			}
+		}
+		if ctx.Err() != nil {
+			t.Errorf("%s: Publish took all of %v", tt.name, tt.limit)
+		}
+		cancel()
+	}
+	if _, err := c.Publish(t.Context(), Send{}); err != nil {
+		t.Errorf("Publish elsewhere after that = %v", err)
 	}
 }
 

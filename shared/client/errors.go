@@ -19,7 +19,10 @@ var (
 	// it has the task: it may be stored or not. Publish again with the same id.
 	ErrUnknown = errors.New("the task may or may not be stored")
 	// ErrNoStream is returned when no stream takes the task's subject, or, for a
-	// large body, when the object store is missing. Nothing is stored.
+	// large body, when the object store is missing. A connection that may not ask
+	// which streams there are gets it when none took the task for longer than an
+	// election takes: then the stream may also be without a leader, and the error
+	// says so. Nothing is stored.
 	ErrNoStream = errors.New("no stream takes it")
 	// ErrFull is returned when the class's stream, or the account or disk below
 	// it, has no room. Nothing is stored; publish again when the backlog shrinks,
@@ -132,6 +135,15 @@ func noStream(subject string) error {
 		return fmt.Errorf("%w: the object store for large bodies is missing: create it with `drover streams apply`", ErrNoStream)
 	}
 	return fmt.Errorf("%w: %s: check that fleet.yaml has this service with this class, and that `drover streams apply` was run", ErrNoStream, subject)
+}
+
+// noLeader is noStream for who could not find out whether there is one.
+func noLeader(subject string, denied bool) error {
+	why := "the broker did not say which"
+	if denied {
+		why = "these credentials may not ask which"
+	}
+	return fmt.Errorf("%w; or the stream is there and has no leader now, because nodes of the broker are down: `drover doctor` tells (%s)", noStream(subject), why)
 }
 
 // denied returns an error wrapping [ErrDenied] when the last thing that the broker

@@ -66,7 +66,8 @@ type message struct {
 	sent   time.Time // the first of them
 	doubt  bool      // one of them may have stored it
 	room   patch     // how long it waits for room
-	silent time.Time // since when nobody listens on the subject; zero when someone does
+	silent time.Time // since when nobody listens on the subject; zero when a stream takes it
+	absent error     // what is known of why nobody listens; nil when nothing is
 }
 
 // told is the error of m as the caller shall see it.

@@ -64,13 +64,15 @@ func (p *pipeline) judge(ctx context.Context, i int, a answer, err error) {
 			s.doubt = true
 		}
 	case errors.Is(err, nats.ErrNoResponders) && p.gone[s.Subject] == nil:
-		if time.Since(p.asked) < lookupLimit { // one question for the window
-			break
+		if time.Since(p.asked) >= lookupLimit { // one question for the window
+			if merr := p.c.missing(ctx, &s.message); merr != nil {
+				p.gone[s.Subject] = merr
+			}
+			p.asked = time.Now()
 		}
-		if merr := p.c.missing(ctx, &s.message); merr != nil {
-			p.gone[s.Subject] = merr
+		if s.absent != nil {
+			err = s.absent
 		}
-		p.asked = time.Now()
 	}
 	now := time.Now()
 	switch gone := p.gone[s.Subject]; {

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "stored": stored, "worker": startWorker, "died": died, "timers": timers, "looks": looks, "collector": collector,
 			"paused": paused, "held": held, "removed": removed, "taken": taken, "announced": announced,
 			"bury": bury, "forget": forget, "listen": listen, "uses": uses, "limited": limited, "overdue": overdue,
+			"guarded": guarded, "complaints": complaints,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -29,6 +29,13 @@ var (
 	// or let [WaitForRoom] do that. It is wrapped by a [*FullError], which says how
 	// full and when.
 	ErrFull = errors.New("the stream is full")
+	// ErrAccountFull is returned, with ErrFull, when it is the account that has no
+	// room: its limit, max_file, is for all streams together, however empty the
+	// class's is.
+	ErrAccountFull = errors.New("the account's storage is full")
+	// ErrBrokerFull is returned, with ErrFull, when it is the broker's node that has
+	// no room: its limit is max_file_store.
+	ErrBrokerFull = errors.New("the broker's storage is full")
 	// ErrTooLarge is returned when a body is above 16 MiB, or a message above what
 	// its stream or the broker takes. Nothing is stored.
 	ErrTooLarge = errors.New("too large")
@@ -87,8 +94,10 @@ func judge(msg *nats.Msg, err error) (fate, error) {
 
 func judgeAPI(msg *nats.Msg, err *jetstream.APIError) (fate, error) {
 	switch err.ErrorCode {
-	case codeAccountResources, codeInsufficient, codeMemory, codeStorage:
-		return isRefused, &FullError{Reason: err.Description}
+	case codeAccountResources:
+		return isRefused, &FullError{Reason: err.Description, Limit: ErrAccountFull}
+	case codeInsufficient, codeMemory, codeStorage:
+		return isRefused, &FullError{Reason: err.Description, Limit: ErrBrokerFull}
 	case codeMessageTooLarge, codeHeaderTooLarge:
 		return isRefused, tooLarge(msg, err)
 	case codeStoreFailed:

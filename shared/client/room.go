@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,12 @@ type FullError struct {
 	Stream string // that has no room, or whose account or disk has none; "" when it is not known
 	Reason string // in the broker's words
 
+	// Limit says what is full instead of the stream: [ErrAccountFull] or
+	// [ErrBrokerFull]. It is nil when the stream is, and otherwise the error wraps it.
+	Limit error
+
 	// What the stream holds, and may hold: 0 means without limit. All are 0 when
-	// Stream could not be read.
+	// Stream could not be read, or is not what is full.
 	Messages    uint64
 	MaxMessages int64
 	Bytes       uint64
@@ -35,7 +40,8 @@ type FullError struct {
 
 	// RetryAfter is when to try again: by then as much is worked off as this
 	// publish needs, if no one else takes the room, at least 100 ms and at most a
-	// minute. While Rate is not known it is 1 s, and when nothing is worked off 10 s.
+	// minute. While Rate is not known it is 1 s, and 10 s when nothing is worked off
+	// or it is not the stream that is full.
 	RetryAfter time.Duration
 }
 
@@ -53,13 +59,18 @@ const (
 	bucketStream = "OBJ_"
 )
 
-// Unwrap returns [ErrFull].
-func (e *FullError) Unwrap() error { return ErrFull }
+// Unwrap returns [ErrFull], and Limit when that is set.
+func (e *FullError) Unwrap() []error {
+	if e.Limit != nil {
+		return []error{ErrFull, e.Limit}
+	}
+	return []error{ErrFull}
+}
 
 // Error says how full, and when to try again, as far as it is known.
 func (e *FullError) Error() string {
 	var b strings.Builder
-	b.WriteString(ErrFull.Error())
+	b.WriteString(cmp.Or(e.Limit, ErrFull).Error())
 	if e.Reason != "" {
 		b.WriteString(": " + e.Reason)
 	}
@@ -74,6 +85,10 @@ func (e *FullError) Error() string {
 		}
 	}
 	switch {
+	case errors.Is(e.Limit, ErrAccountFull):
+		b.WriteString(": dead letters and other classes count too: make room or raise max_file of the account")
+	case e.Limit != nil:
+		b.WriteString(": make room on its disk and raise max_file_store in its configuration")
 	case e.Over > 0 && e.Rate > 0:
 		fmt.Fprintf(&b, ", and %.3g a second are worked off", e.Rate)
 	case e.Over > 0:
@@ -130,6 +145,10 @@ func (c *Client) full(ctx context.Context, m *nats.Msg, err error) *FullError {
 		e = &FullError{Reason: err.Error()}
 	}
 	e.Stream, e.RetryAfter = streamOf(m.Subject), blindRetry
+	if e.Limit != nil { // what is worked off in one stream says little
+		e.RetryAfter = stuckRetry
+		return e
+	}
 	if e.Stream == "" {
 		return e
 	}

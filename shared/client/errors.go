@@ -21,8 +21,8 @@ var (
 	// ErrNoStream is returned when no stream takes the task's subject, or, for a
 	// large body, when the object store is missing. A connection that may not ask
 	// which streams there are gets it when none took the task for longer than an
-	// election takes: then the stream may also be without a leader, and the error
-	// says so. Nothing is stored.
+	// election takes, or until the context's deadline: then the stream may also be
+	// without a leader, and the error says so. Nothing is stored.
 	ErrNoStream = errors.New("no stream takes it")
 	// ErrFull is returned when the class's stream, or the account or disk below
 	// it, has no room. Nothing is stored; publish again when the backlog shrinks,

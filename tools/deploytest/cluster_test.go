@@ -2,6 +2,7 @@ package deploytest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/droverhq/drover/shared/client"
 	"github.com/droverhq/drover/shared/natstest"
 	"github.com/droverhq/drover/streams"
 	"github.com/droverhq/drover/tools/keyring"
@@ -149,9 +151,12 @@ func TestClusterRuns(t *testing.T) {
 	producer.clean(t) // during an election it also asks which streams there are, and may not
 
 	leader := cluster.Leader
+	var alive []*natstest.Process
 	for i, b := range brokers {
 		if fmt.Sprint("drover-", i+1) == leader {
 			b.Kill()
+		} else {
+			alive = append(alive, b)
 		}
 	}
 	publish(t, producer, job{Do: "second"})
@@ -159,6 +164,30 @@ func TestClusterRuns(t *testing.T) {
 	stop()
 	for _, u := range []*user{operator, email} {
 		u.clean(t)
+	}
+
+	alive[0].Kill()
+	leaderless(t, producer)
+}
+
+// leaderless publishes until the last node has noticed that it is alone. Then the
+// producer, which may not ask which streams there are, is told both that it can be.
+func leaderless(t *testing.T, producer *user) {
+	t.Helper()
+	c, err := client.New(producer.js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = c.Publish(ctx, job{Do: "third"})
+		cancel()
+		if errors.Is(err, client.ErrNoStream) {
+			break
+		}
+	}
+	if !errors.Is(err, client.ErrNoStream) || !strings.Contains(err.Error(), "no leader now") || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("publish without a leader = %v, want ErrNoStream that says so", err)
 	}
 }
 

@@ -61,7 +61,7 @@ func (p *process) announce(ctx context.Context, d *doing, instance string) (end 
 	started := time.Now().UTC()
 	self := func() fleet.Process {
 		out := fleet.Process{
-			Service: p.service.Name, Instance: instance, Version: version(), Host: host, PID: os.Getpid(), Started: started,
+			Service: p.service.Name, Instance: instance, Version: Version(), Host: host, PID: os.Getpid(), Started: started,
 			Draining: asked(ctx),
 		}
 		if err := p.health.Ready(); err != nil {

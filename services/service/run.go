@@ -67,7 +67,7 @@ func Run(ctx context.Context, s Service, args []string, stdout, stderr io.Writer
 	ctx, stop := p.signals(ctx)
 	defer stop()
 	if !child {
-		log.InfoContext(ctx, "service starts", slog.String("version", version()), slog.String("instance", t.instance),
+		log.InfoContext(ctx, "service starts", slog.String("version", Version()), slog.String("instance", t.instance),
 			slog.Any("classes", names(c.classes)), slog.String("pool", string(c.Pool)))
 	}
 	if !child && c.Admin != "" {

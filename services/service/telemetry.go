@@ -94,7 +94,7 @@ func (t *instruments) resource(ctx context.Context, service string) (*resource.R
 		resource.WithProcessRuntimeName(), resource.WithProcessRuntimeVersion(),
 		resource.WithAttributes(
 			semconv.ServiceNamespace(namespace), semconv.ServiceName(service),
-			semconv.ServiceVersion(version()), semconv.ServiceInstanceID(t.instance),
+			semconv.ServiceVersion(Version()), semconv.ServiceInstanceID(t.instance),
 		),
 		resource.WithFromEnv(), // last, so that OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
 	)

@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -24,6 +25,7 @@ const (
 	containerfile = root + "/deploy/Containerfile"
 	ignoreFile    = containerfile + ".dockerignore"
 	uid           = "65532:65532"
+	stamp         = "v0.0.0-7-gdeploytest-dirty" // VERSION, as git describe writes one
 )
 
 // instruction is one of a Containerfile, continued lines joined.
@@ -54,6 +56,60 @@ func argsOf(all []instruction, name string) []string {
 		}
 	}
 	return args
+}
+
+// buildArgs are the names of the --build-arg that come into the stage that builds:
+// those before the first FROM are for FROM alone.
+func buildArgs(all []instruction) []string {
+	var names []string
+	from := slices.IndexFunc(all, func(in instruction) bool { return in.name == "FROM" })
+	for _, arg := range argsOf(all[max(0, from):], "ARG") {
+		name, _, _ := strings.Cut(arg, "=")
+		names = append(names, name)
+	}
+	return names
+}
+
+// Whoever shows how to build an image passes arguments that the build has, and the
+// version among them: without it `drover ps` cannot tell releases apart.
+func TestBuildArgs(t *testing.T) {
+	t.Parallel()
+	all, err := parseContainerfile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := buildArgs(all)
+	passed := map[string][]string{}
+	for _, file := range []string{containerfile, root + "/deploy/README.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range regexp.MustCompile(`(?m)^.* docker build .*$`).FindAllString(string(text), -1) {
+			for _, m := range regexp.MustCompile(`--build-arg (\w+)=`).FindAllStringSubmatch(line, -1) {
+				where := file + ": " + strings.TrimSpace(line)
+				passed[where] = append(passed[where], m[1])
+			}
+		}
+	}
+	if len(passed) < 4 {
+		t.Errorf("%d lines build an image, want two in the Containerfile and two in its description: %v", len(passed), passed)
+	}
+	for name, c := range readCompose(t).Services {
+		if c.ours() {
+			passed[composeFile+": "+name] = slices.Sorted(maps.Keys(c.Build.Args))
+		}
+	}
+	for where, names := range passed {
+		for _, name := range names {
+			if !slices.Contains(has, name) {
+				t.Errorf("%s\nThe build has no argument %s", where, name)
+			}
+		}
+		if !slices.Contains(names, "VERSION") {
+			t.Errorf("%s\nIt passes no VERSION", where)
+		}
+	}
 }
 
 func TestContainerfile(t *testing.T) {
@@ -124,6 +180,14 @@ func TestImages(t *testing.T) {
 			cmd.Env = []string{}
 			if text, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(text, []byte("Usage:")) {
 				t.Errorf("/app --help in an empty environment: %v\n%s", err, text)
+			}
+			version := "--version"
+			if pkg == "./tools/drover" {
+				version = "version"
+			}
+			text, err := exec.CommandContext(t.Context(), filepath.Join(out, "app"), version).CombinedOutput()
+			if err != nil || !slices.Contains(strings.Fields(string(text)), stamp) {
+				t.Errorf("/app %s: %v, want %s in\n%s", version, err, stamp, text)
 			}
 		})
 	}
@@ -201,7 +265,12 @@ func makeImage(pkg string) (string, error) {
 	script = strings.ReplaceAll(script, "/out/", out+"/")
 	cmd := exec.Command("sh", "-c", script) // without a context: tests share it, and none of them may end it
 	cmd.Dir = from
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=", "PACKAGE="+pkg) // the image's build has neither variable
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=") // the image's build has neither variable
+	for _, arg := range []string{"PACKAGE=" + pkg, "VERSION=" + stamp} {
+		if name, _, _ := strings.Cut(arg, "="); slices.Contains(buildArgs(all), name) { // no other comes into the build
+			cmd.Env = append(cmd.Env, arg)
+		}
+	}
 	for pair := range strings.FieldsSeq(strings.Join(argsOf(all, "ENV"), " ")) {
 		cmd.Env = append(cmd.Env, os.Expand(pair, func(string) string { return "" })) // no target platform means this one
 	}

@@ -255,9 +255,9 @@ func (c *enqueueCmd) advise(app *App, err error) error {
 		}
 		switch {
 		case errors.Is(err, client.ErrAccountFull):
-			return hinted{err, "see what fills it with `drover doctor`; redrive or discard dead letters, or raise max_file of the account: docs/operations.md, section 9" + wait}
+			return hinted{err, "see what fills it with `drover doctor`; raise max_file of the account, then redrive or discard dead letters: docs/operations.md, section 9" + wait}
 		case errors.Is(err, client.ErrBrokerFull):
-			return hinted{err, "see what fills it with `nats stream ls`; make room on the broker's disk, or raise max_file_store: docs/operations.md, section 9" + wait}
+			return hinted{err, "see what fills it with `nats stream ls`; raise max_file_store of the broker: docs/operations.md, section 9" + wait}
 		}
 		return hinted{err, fmt.Sprintf("see what waits with `drover lanes --class %s`; start more workers, or raise max_bytes of the class in the fleet file and run `drover streams apply`%s", c.Class, wait)}
 	case errors.Is(err, client.ErrNoStream):

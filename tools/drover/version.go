@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	startup "github.com/droverhq/drover/services/service"
 	"github.com/droverhq/drover/shared/broker"
 )
 
@@ -22,7 +23,7 @@ func (versionCmd) Help() string {
 
 // versions are the keys of version --json.
 type versions struct {
-	Version  string `json:"version"`            // of drover; "(devel)" when built from a working copy
+	Version  string `json:"version"`            // of drover; "(devel)" when its build knew none
 	Revision string `json:"revision,omitempty"` // the commit it was built from
 	Modified bool   `json:"modified,omitempty"` // there were changes on top of it
 	Server   string `json:"nats_server"`        // linked, for drover up and bench
@@ -35,13 +36,10 @@ type versions struct {
 
 func (versionCmd) Run(app *App) error {
 	v := versions{
-		Version: "(devel)", Server: server.VERSION, Client: nats.Version, Least: broker.MinVersion,
+		Version: startup.Version(), Server: server.VERSION, Client: nats.Version, Least: broker.MinVersion,
 		Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			v.Version = info.Main.Version
-		}
 		for _, s := range info.Settings {
 			switch s.Key {
 			case "vcs.revision":

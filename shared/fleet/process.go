@@ -77,10 +77,7 @@ const (
 	// the election of a leader.
 	AnnounceTTL = 30 * time.Second
 
-	// GhostAfter is the age from which on an entry is of no process, although the
-	// broker has it (see package record); with room for clocks that differ.
-	GhostAfter = 10 * AnnounceTTL
-
+	ghostAfter  = 10 * AnnounceTTL // with room for clocks that differ
 	endLimit    = 3 * time.Second  // for deleting the entry: a process that ends does not wait long for that
 	deniedEvery = 10 * time.Minute // between tries at what the credentials do not allow
 )
@@ -171,7 +168,7 @@ func Remove(ctx context.Context, js jetstream.JetStream, service, instance strin
 // Processes returns the processes of the fleet, or of one service when service is
 // not "", those that spoke last at the end. An entry that cannot be read is an
 // error in its place. An error wrapping [record.ErrNoBucket] or [broker.ErrDenied] is the only
-// element. An entry older than [GhostAfter], by the broker's clock, is left out.
+// element. A [Ghost] is left out.
 func Processes(ctx context.Context, js jetstream.JetStream, service string) iter.Seq2[Process, error] {
 	filter := "process.>"
 	if service != "" {
@@ -179,7 +176,7 @@ func Processes(ctx context.Context, js jetstream.JetStream, service string) iter
 	}
 	return func(yield func(Process, error) bool) {
 		for e, err := range record.List[Process](ctx, bucket(js), filter) {
-			if err == nil && time.Since(e.Written) > GhostAfter {
+			if err == nil && Ghost(e.Written) {
 				continue
 			}
 			if !yield(e.Value, err) {
@@ -188,6 +185,11 @@ func Processes(ctx context.Context, js jetstream.JetStream, service string) iter
 		}
 	}
 }
+
+// Ghost reports whether the entry of a process, written then by the broker's clock, is
+// of none: it was not renewed for five minutes, and is there all the same (see package
+// record).
+func Ghost(written time.Time) bool { return time.Since(written) > ghostAfter }
 
 func processKey(service, instance string) (string, error) {
 	for _, t := range []string{service, instance} {

@@ -12,6 +12,9 @@ import (
 	"github.com/droverhq/drover/shared/task"
 )
 
+// ErrTaken is returned by [TakeTurn] when another process has the turn.
+var ErrTaken = errors.New("another process has the turn")
+
 // Turn is the right of one process of a service to be replaced, while the others
 // work on.
 type Turn struct {

@@ -49,23 +49,28 @@ func (s *snapshot) readPresence(ctx context.Context, js jetstream.JetStream) {
 		if s.presence.err = why(ctx, err); err != nil {
 			return
 		}
-		if len(m.Data) == 0 || time.Since(m.Time) > fleet.GhostAfter { // the marker of what was deleted
-			continue
-		}
-		switch key, _ := strings.CutPrefix(m.Subject, "$KV."+task.FleetBucket+"."); {
-		case strings.HasPrefix(key, "process."):
-			var x fleet.Process
-			if json.Unmarshal(m.Data, &x) == nil { // what another version wrote says less, and harms nothing
-				s.presence.processes = append(s.presence.processes, x)
-			}
-		case strings.HasPrefix(key, "pause."):
-			var x fleet.Record
-			if json.Unmarshal(m.Data, &x) == nil {
-				s.presence.pauses = append(s.presence.pauses, x)
-			}
+		if len(m.Data) > 0 { // not the marker of what was deleted
+			s.presence.add(strings.TrimPrefix(m.Subject, "$KV."+task.FleetBucket+"."), m.Time, m.Data)
 		}
 	}
 	s.presence.known = true
+}
+
+// add takes an entry of the bucket. What another version wrote says less, and harms
+// nothing.
+func (p *presence) add(key string, written time.Time, data []byte) {
+	switch {
+	case strings.HasPrefix(key, "process.") && !fleet.Ghost(written):
+		var x fleet.Process
+		if json.Unmarshal(data, &x) == nil {
+			p.processes = append(p.processes, x)
+		}
+	case strings.HasPrefix(key, "pause."):
+		var x fleet.Record
+		if json.Unmarshal(data, &x) == nil {
+			p.pauses = append(p.pauses, x)
+		}
+	}
 }
 
 // of are the processes of one service.

@@ -236,3 +236,19 @@ func TestSort(t *testing.T) {
 		}
 	}
 }
+
+// A process that has not renewed its entry for long is none; a pause is written once.
+func TestOldEntries(t *testing.T) {
+	t.Parallel()
+	var p presence
+	old := time.Now().Add(-time.Hour)
+	p.add("process.pdf.A", old, []byte(`{"service":"pdf","instance":"A"}`))
+	p.add("process.pdf.B", time.Now(), []byte(`{"service":"pdf","instance":"B"}`))
+	p.add("pause.slow.pdf", old, []byte(`{"class":"slow","service":"pdf","reason":"the night run"}`))
+	if all := p.of("pdf"); len(all) != 1 || all[0].Instance != "B" {
+		t.Errorf("processes = %+v, want B alone", all)
+	}
+	if r, ok := p.pause(task.Slow, "pdf"); !ok || r.Reason != "the night run" {
+		t.Errorf("pause = %+v, %v, want that of an hour ago", r, ok)
+	}
+}

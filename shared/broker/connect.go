@@ -212,8 +212,9 @@ func listen(ctx context.Context, nc *nats.Conn) error {
 		return nil // the connection is closed, and the next request says so
 	}
 	defer func() { _ = sub.Unsubscribe() }() // it fails when the connection is closed
-	if _ = nc.FlushWithContext(ctx); DeniedSince(nc, before) != nil {
-		return DeniedSince(nc, before)
+	_ = nc.FlushWithContext(ctx)             // without an answer nothing was refused so far
+	if d := DeniedSince(nc, before); d != nil {
+		return d
 	}
 	return nil
 }

@@ -261,18 +261,18 @@ func (l *lane) handle(s *slot, d *delivery, h Handler) (err error, ours bool) { 
 	defer d.ctx.end(context.Canceled)
 
 	l.mu.Lock()
-	if !l.lapse(d, start) { // while it was prepared, or on its way
-		l.mu.Unlock()
-		return ErrLeaseLost, true
-	}
-	if l.draining.Load() {
-		l.mu.Unlock()
+	switch { // what has changed while it was prepared, or on its way
+	case !l.lapse(d, start):
+		err = ErrLeaseLost
+	case l.draining.Load():
 		d.ctx.end(ErrDraining)
-		return ErrDraining, true
+		err = ErrDraining
+	case r.slot != nil && r.slot.Late(start):
+		err = errLate
 	}
-	if r.slot != nil && r.slot.Late(start) {
+	if err != nil {
 		l.mu.Unlock()
-		return errLate, true
+		return err, true
 	}
 	d.phase, d.slot, d.limit = phaseRunning, s, end
 	s.arm(d, end)

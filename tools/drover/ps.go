@@ -68,7 +68,7 @@ func (c *psCmd) Run(ctx context.Context, app *App) error {
 		}
 		return err
 	}
-	names := []string{"deadletter"} // which every fleet has, and no fleet file names
+	names := withoutTasks()
 	for _, s := range f.Services {
 		names = append(names, s.Name)
 	}
